@@ -1,0 +1,76 @@
+"""Trains every run the book publishes, and says how the new ones compare with the published ones.
+
+    make_runs.py                    into _build/runs; stop it and start it again, it goes on
+    make_runs.py --out book/runs    where the chapters look: runs that are there already are kept
+
+One run per processor core, each on one thread, so that a run does not depend on the number of cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+
+from data_prep import phantom
+from medvae_lite import cardiac, datasets, runs
+
+HERE = Path(__file__).resolve().parent
+PROFILE = "laptop"
+SEEDS = {"beta_vae": 1, "attri_vae": 3, "attri_vae_pl": 3, "sivae": 1, "ar_sivae": 3}  # seeds per model
+COMPARED = ("perceptual", "ssim", "mse", "kl", "scc", "interpretability")
+
+
+def study(out: Path, seed: int) -> cardiac.Study:
+    """What the chapters build in their first cells, without a progress bar."""
+    torch.set_num_threads(1)
+    size = cardiac.PROFILES[PROFILE]
+    data = datasets.load(phantom("cardiac", subjects=size.subjects, size=size.size))
+    return cardiac.Study(data, profile=PROFILE, phantom=phantom, seed=seed, runs_root=out, progress=False)
+
+
+def train(name: str, seed: int, out: Path) -> Path:
+    return study(out, seed).train(name)[1].folder
+
+
+def features(role: str, out: Path) -> None:
+    study(out, 0).features(role)
+
+
+def difference(folder: Path) -> str:
+    """The remade run's metrics beside the published ones."""
+    published = HERE / "runs" / folder.name
+    new = runs.load_record(folder)
+    if published.resolve() == folder.resolve():
+        return "published"
+    if not published.is_dir():
+        return "not published"
+    old = runs.load_record(published).metrics
+    return "  ".join(f"{m} {old[m]:.4g} -> {new.metrics[m]:.4g}" for m in COMPARED)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "_build" / "runs")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    began, out = time.monotonic(), args.out.resolve()
+    jobs = [(name, seed) for seed in range(max(SEEDS.values())) for name in SEEDS if seed < SEEDS[name]]
+    study(out, 0)  # makes the phantom once, before the workers ask for it
+    with ProcessPoolExecutor(args.workers) as pool:
+        for done in as_completed([pool.submit(features, role, out) for role in cardiac.FEATURE_NETS]):
+            done.result()
+        futures = [pool.submit(train, name, seed, out) for name, seed in jobs]
+        for number, done in enumerate(as_completed(futures), start=1):
+            folder, minutes = done.result(), (time.monotonic() - began) / 60
+            print(f"[{number}/{len(jobs)}, {minutes:.0f} min] {folder.name}: {difference(folder)}", flush=True)
+    seconds = sum(runs.load_record(f.parent).manifest["seconds"] for f in out.glob("*/metrics.json"))
+    print(f"All runs are in {out}: {seconds / 3600:.1f} hours of one core each, {seconds / 3600 / args.workers:.1f} here.")
+
+
+if __name__ == "__main__":
+    main()

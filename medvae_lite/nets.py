@@ -1,0 +1,150 @@
+"""Encoders, decoders and the feature network: convolutions, group norm, nothing that depends on the batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["Encoder", "Decoder", "FeatureNet", "default_widths"]
+
+WIDTHS = (16, 32, 48, 64, 96)
+
+
+def default_widths(size: int) -> tuple[int, ...]:
+    """Channels per level, full resolution first, so that the deepest level is 4 x 4 pixels.
+
+    Raises:
+        ValueError: If `size` is not 16, 32, 64, 128 or 256.
+    """
+    levels = math.log2(size / 4) if size > 0 else -1
+    if levels not in range(2, 7):
+        raise ValueError(f"`size` must be 16, 32, 64, 128 or 256 pixels, got {size}")
+    widths = (8, 12, *WIDTHS)
+    return widths[len(widths) - int(levels) - 1 :]
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with 16 channels a group: with fewer, channels-last backward passes are several times slower."""
+    return nn.GroupNorm(max(1, channels // 16), channels)
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution, group norm, leaky ReLU.
+
+    Group norm because it treats an image alike in training and in evaluation and whatever shares its batch;
+    batch norm does not, and soft-introspective training puts real, decoded and sampled images in one batch.
+    """
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__(
+            nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
+            group_norm(c_out),
+            nn.LeakyReLU(0.2),
+        )
+
+
+class ResBlock(nn.Module):
+    """Two convolutions beside an identity, as in the soft-introspective VAE's networks."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            ConvBlock(channels, channels),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            group_norm(channels),
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        return F.leaky_relu(h + self.body(h), 0.2)
+
+
+class Encoder(nn.Module):
+    r"""Images to the parameters of :math:`q(z \mid x)`: halve the image until it is 4 x 4, then one linear layer.
+
+    Arguments:
+        channels: Image channels :math:`C` (two: ED and ES).
+        size: Image height and width :math:`S` in pixels.
+        latent_dim: Latent dimensions :math:`D`.
+        widths: Feature channels per level, full resolution first.
+    """
+
+    def __init__(self, *, channels: int, size: int, latent_dim: int, widths: tuple[int, ...] | None = None):
+        super().__init__()
+        widths = widths or default_widths(size)
+        grid = size >> (len(widths) - 1)
+        layers: list[nn.Module] = [ConvBlock(channels, widths[0])]
+        for c_in, c_out in zip(widths, widths[1:]):
+            layers += [nn.AvgPool2d(2), ConvBlock(c_in, c_out)]
+        self.body = nn.Sequential(*layers, ResBlock(widths[-1]))
+        self.head = nn.Linear(widths[-1] * grid * grid, 2 * latent_dim)
+
+    def forward(self, x: Float[Tensor, "b c s s"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Mean and log-variance, each of shape (B, D), of images of shape (B, C, S, S)."""
+        h = self.body(x)  # (B, widths[-1], 4, 4)
+        mu, logvar = self.head(h.flatten(1)).float().chunk(2, dim=1)
+        # A log-variance outside [-10, 10] carries no information and overflows exp() in the KL.
+        return mu, 10 * torch.tanh(logvar / 10)
+
+
+class Decoder(nn.Module):
+    r"""Latent codes to images in [0, 1]: the encoder mirrored.
+
+    Resolution grows by nearest-neighbour upsampling followed by a convolution. A transposed convolution would
+    reach each output pixel through a different number of weights and leave a periodic pattern behind.
+    """
+
+    def __init__(self, *, channels: int, size: int, latent_dim: int, widths: tuple[int, ...] | None = None):
+        super().__init__()
+        widths = widths or default_widths(size)
+        self.grid = size >> (len(widths) - 1)
+        self.stem = nn.Linear(latent_dim, widths[-1] * self.grid**2)
+        layers: list[nn.Module] = [ResBlock(widths[-1])]
+        for c_in, c_out in zip(widths[::-1], widths[-2::-1]):
+            layers += [nn.Upsample(scale_factor=2, mode="nearest"), ConvBlock(c_in, c_out)]
+        self.body = nn.Sequential(*layers)
+        self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
+
+    def forward(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b c s s"]:
+        """Decodes codes of shape (B, D) to images of shape (B, C, S, S)."""
+        h = F.leaky_relu(self.stem(z), 0.2).unflatten(1, (-1, self.grid, self.grid))
+        return torch.sigmoid(self.out(self.body(h)).float())
+
+
+class FeatureNet(nn.Module):
+    """A small segmentation network whose layers serve as perceptual features where ImageNet's cannot be had.
+
+    It sees one frame at a time and learns to label it; what it must notice for that (edges, walls, papillary
+    muscles) is what its features compare. Features keep the full resolution at the first level and are averaged,
+    not strided, between levels: a strided network weighs pixels unevenly and prints its grid on the decoder.
+
+    Arguments:
+        widths: Feature channels per level.
+        classes: Number of labels, background included.
+    """
+
+    def __init__(self, *, widths: tuple[int, ...] = (8, 16, 32, 48), classes: int = 4):
+        super().__init__()
+        self.config = {"widths": list(widths), "classes": classes}
+        self.levels = nn.ModuleList(
+            nn.Sequential(ConvBlock(c_in, c_out), ConvBlock(c_out, c_out))
+            for c_in, c_out in zip((1, *widths), widths)
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(c, classes, 1) for c in widths)
+
+    def features(self, x: Float[Tensor, "b 1 h w"]) -> list[Tensor]:
+        """Feature maps [(B, C_l, H / 2^l, W / 2^l), ...] of single-channel images (B, 1, H, W)."""
+        maps = []
+        for level in self.levels:
+            x = level(F.avg_pool2d(x, 2) if maps else x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b k h w"]:
+        """Label scores (B, classes, H, W), before the softmax."""
+        scores = [head(phi) for head, phi in zip(self.heads, self.features(x))]
+        size = x.shape[-2:]
+        return sum(F.interpolate(s.float(), size=size, mode="bilinear", align_corners=False) for s in scores)

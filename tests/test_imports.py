@@ -1,0 +1,98 @@
+"""Imports run one way: what a module may import is written down here, and nothing else is allowed."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("medvae_lite", "data_prep", "book", "tests")
+
+# Module of medvae_lite -> the modules of medvae_lite it may import.
+ALLOWED = {
+    "gaussian": set(),
+    "losses": {"gaussian"},
+    "nets": set(),
+    "sivae": {"losses", "nets", "gaussian"},
+    "mmvae": {"losses", "nets", "gaussian"},
+    "hvae": {"losses", "nets", "gaussian"},
+    "runs": set(),
+    "train": {"runs", "losses", "datasets"},
+    "datasets": set(),
+    "disentangle": set(),
+    "fidelity": set(),
+    "normative": set(),
+    "export": set(),
+    "widgets": {"export"},
+    "plots": set(),
+    # The experiments of one part of the book: they put the rest together, and nothing imports them.
+    "cardiac": {"datasets", "disentangle", "fidelity", "gaussian", "losses", "nets", "runs", "sivae", "train"},
+}
+# Only data_prep knows file formats of images and cohorts.
+FORMATS = {"nibabel", "nilearn", "pydicom", "SimpleITK"}
+# Metrics take arrays and give numbers; these work without torch.
+NUMPY_ONLY = ("disentangle", "normative")
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Name relative to the package ("" is its __init__) -> file."""
+    top = ROOT / package
+    names = {path: path.relative_to(top).with_suffix("").as_posix().replace("/", ".") for path in top.rglob("*.py")}
+    return {name.removesuffix("__init__").removesuffix("."): path for path, name in names.items()}
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute dotted names of everything `path` imports, wherever in the file the statement stands."""
+    package = path.relative_to(ROOT).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def internal(path: Path, package: str) -> set[str]:
+    """The modules of `package` that `path` imports; a name the package re-exports counts as `__init__`."""
+    known = set(modules(package)) - {""}
+    names = {name.removeprefix(f"{package}.") for name in imported(path) if name.startswith(f"{package}.")}
+    return {name.split(".")[0] if name.split(".")[0] in known else "__init__" for name in names}
+
+
+MODULES = sorted(set(modules("medvae_lite")) - {""})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_run_one_way(module):
+    assert module in ALLOWED, f"say in ALLOWED what `medvae_lite.{module}` may import"
+    back = internal(modules("medvae_lite")[module], "medvae_lite") - ALLOWED[module]
+    assert not back, f"`medvae_lite.{module}` may not import {sorted(back)}"
+
+
+@pytest.mark.parametrize("package", ["medvae_lite", "data_prep"])
+def test_no_circle(package):
+    graph = {name: internal(path, package) for name, path in modules(package).items() if name}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError naming the circle
+
+
+@pytest.mark.parametrize("package", ["medvae_lite", "data_prep"])
+def test_packages_stand_alone(package):
+    others = set(PACKAGES) - {package}
+    for path in modules(package).values():
+        foreign = {name for name in imported(path) if name.split(".")[0] in others}
+        assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
+
+
+def test_only_data_prep_knows_file_formats():
+    for path in modules("medvae_lite").values():
+        assert not {name.split(".")[0] for name in imported(path)} & FORMATS, path.name
+
+
+@pytest.mark.parametrize("module", [m for m in NUMPY_ONLY if m in MODULES])
+def test_metrics_on_arrays_do_without_torch(module):
+    names = {name.split(".")[0] for name in imported(modules("medvae_lite")[module])}
+    assert not names & {"torch", "torchvision", "torchmetrics"}
