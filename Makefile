@@ -9,7 +9,8 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help env browser book pages serve lab smoke publish sync runs test test-package test-chapters test-book clean
+.PHONY: help env browser book pages serve lab smoke publish sync runs clean
+.PHONY: test test-package test-chapters test-book
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,7 +26,7 @@ browser:  ## install Chromium where it is missing (Debian, Ubuntu)
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
 	else \
-		echo "The page tests need Chromium: install it (\`sudo apt-get install chromium\`), or set CHROMIUM to its path."; \
+		echo "The page tests need Chromium: \`sudo apt-get install chromium\`, or set CHROMIUM to its path."; \
 		exit 1; \
 	fi
 
@@ -66,7 +67,7 @@ test-package: env  ## the laws and oracles of the package
 	$(PY) -m pytest tests --ignore tests/book -q -n 2 --maxfail 5 --durations 5
 
 CHAPTER_TESTS := test_pairs.py test_parameters.py test_papermill.py test_nbval.py
-test-chapters: env  ## every chapter: in step, refusing bad values, trained from scratch, same outputs as published
+test-chapters: env  ## the chapters: in step, checked parameters, trained from scratch, outputs as published
 	$(PY) -m pytest $(addprefix tests/book/,$(CHAPTER_TESTS)) -q -n 2 --maxfail 3 --durations 10
 
 test-book: book browser  ## the rendered pages: links, then a browser without a network

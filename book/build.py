@@ -56,14 +56,16 @@ def named(names: Sequence[str]) -> list[Path]:
     """The chapters called `names` (part of the path is enough), or all of them for none."""
     missing = [name for name in names if not any(name in str(path) for path in chapters())]
     if missing:
-        raise SystemExit(f"no chapter is called {missing[0]!r}; there are: {', '.join(p.stem for p in chapters())}")
+        known = ", ".join(path.stem for path in chapters())
+        raise SystemExit(f"no chapter is called {missing[0]!r}; there are: {known}")
     return [path for path in chapters() if not names or any(name in str(path) for name in names)]
 
 
 def read_text(path: Path) -> NotebookNode:
     """A chapter's text as a notebook without outputs. Cell ids follow from the source, so they are stable."""
     notebook = jupytext.read(path)
-    notebook.metadata.get("jupytext", {}).pop("text_representation", None)  # speaks of the .md, not of the .ipynb
+    # It speaks of the .md, not of the .ipynb.
+    notebook.metadata.get("jupytext", {}).pop("text_representation", None)
     used: set[str] = set()
     for cell in notebook.cells:
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
@@ -90,15 +92,14 @@ def clean(notebook: NotebookNode) -> NotebookNode:
             continue
         outputs: list[NotebookNode] = []
         for output in cell.outputs:
-            if output.get("name") == "stderr" and "\r" in output.text:
-                continue
             if outputs and output.output_type == "stream" and output.get("name") == outputs[-1].get("name"):
                 outputs[-1].text += output.text
                 continue
             if "text/html" in output.get("data", {}):
                 output.data.pop(WIDGET_VIEW, None)
             outputs.append(output)
-        cell.outputs = outputs
+        # A stream that returns to the start of its line is a progress bar.
+        cell.outputs = [o for o in outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
     return notebook
 
 
@@ -130,14 +131,15 @@ def execute(chapter: Path, folder: Path, parameters: dict | None = None) -> tupl
             failed = BUILD / "failed" / f"{chapter.stem}.ipynb"
             failed.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(done, failed)
-            print(f"{chapter.stem} failed; its cells and outputs are in {failed.relative_to(ROOT)}", file=sys.stderr)
+            where = failed.relative_to(ROOT)
+            print(f"{chapter.stem} failed; its cells and outputs are in {where}", file=sys.stderr)
             raise
         notebook = nbformat.read(done, as_version=4)
     return clean(notebook), time.monotonic() - start
 
 
 def publish(chapter: Path, root: Path = ROOT) -> float:
-    """Executes `root / chapter` as the published page and writes the .ipynb beside it; returns the seconds."""
+    """Executes `root / chapter` as its page and writes the .ipynb beside it; returns the seconds."""
     text = root / chapter
     notebook, seconds = execute(text, text.parent)
     notebook.metadata["published"] = {"code": code_hash(notebook)}
@@ -152,7 +154,8 @@ def sync(chapter: Path, root: Path = ROOT) -> None:
     if twin.exists():
         stored = nbformat.read(twin, as_version=4)
         outputs = {c.id: (c.outputs, c.execution_count) for c in stored.cells if c.cell_type == "code"}
-        notebook.metadata.update({k: v for k, v in stored.metadata.items() if k in ("language_info", "published")})
+        kept = {"language_info", "published"} & set(stored.metadata)
+        notebook.metadata.update({key: stored.metadata[key] for key in kept})
         for cell in notebook.cells:
             if cell.cell_type == "code" and cell.id in outputs:
                 cell.outputs, cell.execution_count = outputs[cell.id]
@@ -172,11 +175,11 @@ def stage(target: Path, root: Path = ROOT) -> Path:
     """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for name in ("_config.yml", "_toc.yml", "book", "medvae_lite", "data_prep"):
-        if (root / name).is_dir():
-            shutil.copytree(root / name, target / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-        else:
-            shutil.copy(root / name, target / name)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(root / name, target / name)
+    caches = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in ("book", "medvae_lite", "data_prep"):
+        shutil.copytree(root / name, target / name, ignore=caches)
     return target
 
 
@@ -199,15 +202,21 @@ def html(stored: bool = False) -> Path:
     (BUILD / "sphinx.log").write_text(log)
     if done.returncode or not (BUILD / "html").exists():
         lines = [line for line in log.splitlines() if re.search(r"WARNING|ERROR|Error", line)]
-        raise SystemExit("\n".join(lines or log.splitlines()[-20:]) + "\nThe book was not built; see _build/sphinx.log.")
+        lines = lines or log.splitlines()[-20:]
+        raise SystemExit("\n".join([*lines, "The book was not built; see _build/sphinx.log."]))
     return BUILD / "html" / "index.html"
 
 
 def in_parallel(task, paths: Sequence[Path], *args) -> list[float]:
-    """`task(path, *args)` for every path, a few at a time; results in order, the first failure raised."""
+    """`task(path, *args)` for every path, a few at a time, in order. The first chapter to fail ends it."""
     # Processes, since papermill changes the working directory of the one it runs in.
     with ProcessPoolExecutor(PARALLEL) as pool:
-        return [future.result() for future in [pool.submit(task, path, *args) for path in paths]]
+        futures = [pool.submit(task, path, *args) for path in paths]
+        try:
+            return [future.result() for future in futures]
+        except papermill.PapermillExecutionError as failure:
+            pool.shutdown(cancel_futures=True)
+            raise SystemExit(str(failure)) from None
 
 
 def report(paths: Sequence[Path], seconds: Sequence[float]) -> None:
@@ -218,15 +227,17 @@ def report(paths: Sequence[Path], seconds: Sequence[float]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line described at the top of this file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("action", choices=["html", "publish", "sync", "smoke", "runs"])
     parser.add_argument("names", nargs="*", help="chapters, by name or part of one; all if none is given")
-    parser.add_argument("--stored", action="store_true", help="html: show the committed outputs, execute nothing")
+    parser.add_argument("--stored", action="store_true", help="html: show the committed outputs")
     args = parser.parse_args(argv)
     start = time.monotonic()
     if args.action == "html":
         page = html(args.stored)
-        print(f"Built in {time.monotonic() - start:.0f} s: open {page}, or `make serve` for the live figures.")
+        took = time.monotonic() - start
+        print(f"Built in {took:.0f} s: open {page}, or `make serve` for the live figures.")
     elif args.action == "sync":
         for path in named(args.names):
             sync(path)

@@ -1,4 +1,4 @@
-"""Command line: ``python -m data_prep COMMAND OUT ...`` makes a prepared dataset.
+"""Command line: ``python -m data_prep COMMAND ...`` makes a prepared dataset.
 
 Each module of commands has ``add_commands(subparsers)``, which adds its sub-commands; a sub-command sets
 ``func(args) -> int``, the exit status.
@@ -7,13 +7,11 @@ Each module of commands has ``add_commands(subparsers)``, which adds its sub-com
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import logging
 import sys
 from typing import NoReturn, Sequence
 
-COMMANDS = ("data_prep.cardiac", "data_prep.cardiac_phantom")
+from data_prep import cardiac, cardiac_phantom
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,11 +22,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status: 0 done, 2 refused, 130 interrupted."""
-    parser = _Parser(prog="python -m data_prep", description=__doc__.splitlines()[0])
+    parser = _Parser(prog="python -m data_prep", description="Make a prepared dataset.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        if importlib.util.find_spec(name):
-            importlib.import_module(name).add_commands(subparsers)
+    for module in (cardiac, cardiac_phantom):
+        module.add_commands(subparsers)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

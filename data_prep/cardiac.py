@@ -29,13 +29,13 @@ def add_commands(subparsers) -> None:
         )
         command.add_argument("raw", metavar="RAW", type=Path, help="folder of the collection, only read")
         command.add_argument("out", metavar="OUT", type=Path, help="prepared folder to make")
-        _add_options(command, layout.label_map)
+        _add_picture_options(command)
+        _add_cohort_options(command, layout.label_map)
         command.set_defaults(func=main, layout=layout.name)
 
 
-def _add_options(command: argparse.ArgumentParser, label_map: tuple[int, int, int]) -> None:
+def _add_picture_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    lv, myo, rv = label_map
     add("--size", type=int, default=128, help="side of the square crop in pixels (default: %(default)s)")
     add(
         "--spacing-mm",
@@ -66,6 +66,11 @@ def _add_options(command: argparse.ArgumentParser, label_map: tuple[int, int, in
         help="scale each frame to [0, 1] by its 0.5 and 99.5 percentiles, or, as in the paper, by its least "
         "and greatest value (default: %(default)s)",
     )
+
+
+def _add_cohort_options(command: argparse.ArgumentParser, label_map: tuple[int, int, int]) -> None:
+    add = command.add_argument
+    lv, myo, rv = label_map
     add(
         "--label-map",
         type=labels,

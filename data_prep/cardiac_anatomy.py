@@ -205,7 +205,7 @@ def dimensions(outlines: Heart) -> dict[str, float]:
     """What the outlines came to: LV radius, mean wall, RV depth, share of the RV asked for that fits."""
     sizes = {}
     for frame, endo, epi, rv in zip(("ed", "es"), outlines.endo, outlines.epi, outlines.rv):
-        radius, surface = math.sqrt((endo * endo).mean()), math.sqrt((epi * epi).mean())
+        radius, surface = math.sqrt(_mean(endo * endo)), math.sqrt(_mean(epi * epi))
         sizes |= {f"lv_radius_{frame}_mm": radius, f"wall_{frame}_mm": surface - radius}
         sizes[f"rv_depth_{frame}_mm"] = float((rv - epi).max())
     return sizes | {"rv_share": float(outlines.rv_share[0])}
@@ -224,20 +224,25 @@ def _frame(f: dict[str, float | str], frame: str, lv: float, myo: float, rv: flo
     length = f[f"long_axis_{frame}_mm"] / 1000
     area_endo, area_epi, area_rv = lv / (_ENDO * length), (lv + myo) / (_EPI * length), rv / (_RV * length)
     endo = 1 + sum(_wave(f[f"outline_{order}"], order, f[f"outline_{order}_rad"]) for order in (2, 3, 4))
-    endo *= np.sqrt(area_endo / np.pi / (endo**2).mean())
+    endo *= math.sqrt(area_endo / np.pi / _mean(endo * endo))
     # The mean wall thickness gives the ring the area that the muscle's volume asks for: a quadratic.
     wall = 1 + _wave(f["wall_eccentricity"], 1, -f["wall_rad"])
-    a, b, c = (wall**2).mean(), (endo * wall).mean(), (endo**2).mean() - area_epi / np.pi
-    epi = endo + wall * (np.sqrt(b * b - a * c) - b) / a
+    a, b, c = _mean(wall * wall), _mean(endo * wall), (area_endo - area_epi) / np.pi
+    epi = endo + wall * ((math.sqrt(b * b - a * c) - b) / a)
     outer, share = _rv_outline(f, epi, area_rv)
 
     lv_x, lv_y = _barycentre(endo, 0 * endo)
     rv_x, rv_y = _barycentre(outer, epi)
-    rotation = np.pi - np.arctan2(rv_y - lv_y, rv_x - lv_x) + f[f"rotation_{frame}_rad"]
-    cos, sin = np.cos(rotation), np.sin(rotation)
+    rotation = math.pi - math.atan2(rv_y - lv_y, rv_x - lv_x) + f[f"rotation_{frame}_rad"]
+    cos, sin = math.cos(rotation), math.sin(rotation)
     turned = np.array([cos * lv_x - sin * lv_y, sin * lv_x + cos * lv_y])
     centre = np.array([f[f"shift_{frame}_x_mm"], f[f"shift_{frame}_y_mm"]]) - turned
     return endo, epi, outer, centre, rotation, share
+
+
+def _mean(table: NDArray) -> float:
+    """Mean over all angles, without the overhead of `ndarray.mean` on a small array."""
+    return float(np.add.reduce(table)) / BINS
 
 
 def _wave(amplitude: float, order: int, phase: float) -> NDArray:
@@ -270,11 +275,11 @@ def _rv_outline(f: dict[str, float | str], epi: NDArray, area: float) -> tuple[N
 
 def _oval(f: dict[str, float | str], epi: NDArray, depth: NDArray | float, bins: slice) -> NDArray:
     """Polar radius of an ellipse that holds the origin and reaches `depth` left of the epicardium."""
-    radius = np.sqrt((epi**2).mean())
+    radius = math.sqrt(_mean(epi * epi))
     left, right = radius + depth, 0.25 * radius
     a, x0 = (left + right) / 2, (right - left) / 2
     b = (0.62 * radius + 0.55 * depth) * f["rv_height_ratio"]
-    cos, sin = np.cos(f["rv_tilt_rad"]), np.sin(f["rv_tilt_rad"])
+    cos, sin = math.cos(f["rv_tilt_rad"]), math.sin(f["rv_tilt_rad"])
     ux, uy = (cos * _COS + sin * _SIN)[bins] / a, (cos * _SIN - sin * _COS)[bins] / b
     cx, cy = cos * x0 / a, -sin * x0 / b
     alpha, beta, gamma = ux * ux + uy * uy, ux * cx + uy * cy, cx * cx + cy * cy - 1

@@ -23,7 +23,6 @@ Factors = dict[str, float | str]
 Map = NDArray[np.float32]
 
 _THETA = (np.arange(BINS) * (2 * np.pi / BINS) - np.pi).astype(np.float32)
-_AFTER, _BEFORE = (np.arange(BINS) + 1) % BINS, np.arange(BINS) - 1
 _MODES = 26  # shortest wavelength of the texture: 160 mm / 26, resolved at 64 pixels
 _SMOOTH = np.exp(-((np.arange(BINS // 2 + 1) / 9.0) ** 2))
 
@@ -109,7 +108,10 @@ class Polar:
     def inside(self, table: NDArray) -> Map:
         """Signed distance in mm to the outline `table` (2, BINS): radial, times the cosine of the slope."""
         table = table.astype(np.float32)
-        slope = (table[:, _AFTER] - table[:, _BEFORE]) * (BINS / (4 * math.pi)) / table
+        rise = np.empty_like(table)
+        np.subtract(table[:, 2:], table[:, :-2], out=rise[:, 1:-1])
+        rise[:, 0], rise[:, -1] = table[:, 1] - table[:, -1], table[:, 0] - table[:, -2]
+        slope = rise * (BINS / (4 * math.pi)) / table
         return (self.at(table) - self.rho) * self.at(1 / np.sqrt(1 + slope * slope))
 
 

@@ -97,7 +97,7 @@ def recipe(*, subjects: int, size: int = 64, seed: int = 0) -> dict[str, int | f
     """Everything that shapes the dataset, the source code of the generator included."""
     return {
         "generator": "cardiac-phantom", "version": GENERATOR_VERSION, "source": _source_hash(),
-        "subjects": subjects, "size": size, "seed": seed,
+        "subjects": int(subjects), "size": int(size), "seed": int(seed),
         "field_of_view_mm": FIELD_OF_VIEW_MM, "slices": SLICES,
     }
 
@@ -222,10 +222,14 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Adds the sub-command `cardiac-phantom`."""
     parser = subparsers.add_parser("cardiac-phantom", help="synthetic ED and ES slices, labels, volumes")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
-    parser.add_argument("--subjects", type=int, default=4096, metavar="N")
-    parser.add_argument("--size", type=int, default=64, help="image side in pixels, a multiple of 16")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="processes; the result does not depend on it")
+    for name, default, text in (
+        ("subjects", 4096, "how many subjects"),
+        ("size", 64, "image side in pixels, a multiple of 16"),
+        ("seed", 0, "which cohort"),
+        ("workers", 1, "processes; the result does not depend on it"),
+    ):
+        text += f" (default {default})"
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
     parser.set_defaults(func=_command)
 
 

@@ -64,7 +64,7 @@ def check_parameters(
     data_root: str,
     runs_root: str,
     retrain: bool,
-    **others: tuple[Any, float, float],
+    **others: tuple[Any, int | float, int | float],
 ) -> None:
     """Refuses a chapter's parameters before anything is computed with them.
 

@@ -127,10 +127,10 @@ def fit(
     bar = tqdm(total=config.steps, initial=loop.state.step, disable=not progress, mininterval=1.0, unit="step")
     with bar:
         while loop.state.step < config.steps and not loop.exhausted():
-            means = loop.step()
+            sums = loop.step()
             bar.update()
             if loop.state.step % loop.epoch_steps == 0 or loop.state.step == config.steps:
-                row = loop.close_epoch(means)
+                row = loop.close_epoch(sums)
                 shown = ("val_recon", "val_kl", "val_attribute", "encoder_kl_fake")
                 bar.set_postfix({k: f"{row[k]:.3g}" for k in shown if k in row})
     return loop.finish()
@@ -174,10 +174,10 @@ class _Loop:
         batch = batch.to(self.device)
         return batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
 
-    def step(self) -> dict[str, Tensor]:
-        """Every update once; returns the epoch's running means."""
+    def step(self) -> dict[str, tuple[Tensor, int]]:
+        """Every update once; returns the epoch's running sums and counts."""
         batch, step = self.batch(), Step(self.generator(self.state.step), self.device)
-        finite = True
+        failed = ""
         for update, optimiser in zip(self.updates, self.optimisers):
             _train_only(update.parameters, self.parameters)
             for group in optimiser.param_groups:
@@ -192,8 +192,8 @@ class _Loop:
                 optimiser.step()
                 self._log(update.name, terms, norm)
             else:
-                finite = False
-        self._count(finite, update.name)
+                failed = failed or update.name
+        self._count(failed)
         if self.ema:
             torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - self.config.ema)
         self.state.step += 1
@@ -204,13 +204,13 @@ class _Loop:
             total, count = self.sums.get(f"{name}_{key}", (0.0, 0))
             self.sums[f"{name}_{key}"] = (total + value, count + 1)
 
-    def _count(self, finite: bool, name: str) -> None:
-        self.state.skipped += not finite
-        self.state.consecutive = 0 if finite else self.state.consecutive + 1
+    def _count(self, failed: str) -> None:
+        self.state.skipped += bool(failed)
+        self.state.consecutive = self.state.consecutive + 1 if failed else 0
         if self.state.consecutive > self.config.max_skips:
             raise TrainingDiverged(
                 f"{self.state.consecutive} steps in a row had a loss or gradient that is not finite, up to step "
-                f"{self.state.step} in update `{name}`: lower `learning_rate` = {self.config.learning_rate} or the "
+                f"{self.state.step} in update `{failed}`: lower `learning_rate` = {self.config.learning_rate} or the "
                 "weights of the loss, or train with `speed` = 'exact'"
             )
 
@@ -354,6 +354,7 @@ def _publish(folder: Path, work: Path, **contents) -> runs.RunRecord:
     runs.write_record(work, **contents)
     (work / "checkpoint.pt").unlink(missing_ok=True)
     old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     work.rename(folder)

@@ -161,6 +161,32 @@ def test_areas_survive_resampling(spacing_mm):
         np.testing.assert_allclose(areas, np.pi * np.array([lv**2, outer**2 - lv**2, rv**2]), rtol=0.05)
 
 
+def test_round_hearts_stay_round_on_oblong_pixels():
+    subject = prepare(heart(spacing=(10.0, 1.0, 1.6), shape=(8, 140, 90)), CANONICAL)
+    height, width = np.ptp(np.argwhere(subject.label[0] == LV), axis=0)
+    assert abs(height - width) <= 2
+
+
+def test_one_bright_pixel_darkens_minmax_alone():
+    stack = heart()
+    stack.image[0, 0, 5, 5] = 50_000
+    grey = {}
+    for intensity in ("percentile", "minmax"):
+        subject = prepare(stack, Options((1, 2, 3), intensity=intensity))
+        grey[intensity] = np.median(subject.image[0][subject.label[0] == LV])
+    assert grey["percentile"] > 0.5 and grey["minmax"] < 0.05
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path):
+    stack = heart(spacing=(9.0, 1.1, 1.5), angle=20.0)
+    write_acdc(tmp_path, "patient001", stack)
+    raw = LAYOUTS["acdc"].describe(LAYOUTS["acdc"].find(tmp_path)[0])
+    again = read(raw.frames, (3, 2, 1))
+    np.testing.assert_array_equal(again.image, stack.image)
+    np.testing.assert_array_equal(again.label, stack.label)
+    assert again.spacing_mm == pytest.approx(stack.spacing_mm)
+
+
 def test_labels_stay_labels_and_greys_stay_within_range():
     subject = prepare(heart(angle=33.0), CANONICAL)
     assert subject.image.dtype == np.float16 and subject.label.dtype == np.uint8
@@ -410,7 +436,11 @@ def test_cached_subjects_are_not_used_for_other_options_or_changed_files(tmp_pat
     with monkeypatch.context() as patch:
         Counted(patch, stop_after=2)
         assert main(command) == 130
-    write_acdc(raw, "patient001", heart(seed=77))
+    with monkeypatch.context() as patch:
+        Counted(patch, stop_after=1)
+        assert main([*command, "--size", "64"]) == 130
+    assert len(list((tmp_path / "out.partial").glob("patient001.*.npz"))) == 2  # one for each size
+    write_acdc(raw, "patient001", heart(seed=77), group="DCM")
     with monkeypatch.context() as patch:
         again = Counted(patch)
         assert main([*command, "--seed", "5"]) == 0  # the seed shapes the split alone

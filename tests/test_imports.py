@@ -27,7 +27,9 @@ ALLOWED = {
     "widgets": {"export"},
     "plots": set(),
     # The experiments of one part of the book: they put the rest together, and nothing imports them.
-    "cardiac": {"datasets", "disentangle", "fidelity", "gaussian", "losses", "nets", "runs", "sivae", "train"},
+    "cardiac": {
+        "datasets", "disentangle", "fidelity", "gaussian", "losses", "nets", "runs", "sivae", "train",
+    },
 }
 # Only data_prep knows file formats of images and cohorts.
 FORMATS = {"nibabel", "nilearn", "pydicom", "SimpleITK"}
@@ -38,8 +40,8 @@ NUMPY_ONLY = ("disentangle", "normative")
 def modules(package: str) -> dict[str, Path]:
     """Name relative to the package ("" is its __init__) -> file."""
     top = ROOT / package
-    names = {path: path.relative_to(top).with_suffix("").as_posix().replace("/", ".") for path in top.rglob("*.py")}
-    return {name.removesuffix("__init__").removesuffix("."): path for path, name in names.items()}
+    files = {".".join(path.relative_to(top).with_suffix("").parts): path for path in top.rglob("*.py")}
+    return {name.removesuffix("__init__").removesuffix("."): path for name, path in files.items()}
 
 
 def imported(path: Path) -> set[str]:

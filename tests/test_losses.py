@@ -39,10 +39,10 @@ def double_loop(z, a, delta):
 
 
 def test_attribute_fixture():
-    loss = attribute_loss(Z, A, delta=10).mean(0)
-    torch.testing.assert_close(loss, torch.tensor([0.2760177, 0.2455266]).double(), rtol=0, atol=1e-7)
+    loss = attribute_loss(Z, A, delta=10.0).mean(0)
+    torch.testing.assert_close(loss, torch.tensor([0.2760177, 0.2455266], dtype=torch.float64), rtol=0, atol=1e-7)
     assert float(loss.sum()) == pytest.approx(0.5215443, abs=1e-7)
-    assert float(attribute_loss(Z, A, delta=1).mean(0).sum()) == pytest.approx(0.9280457, abs=1e-7)
+    assert float(attribute_loss(Z, A, delta=1.0).mean(0).sum()) == pytest.approx(0.9280457, abs=1e-7)
 
 
 @pytest.mark.parametrize("delta", [0.3, 1.0, 10.0])
@@ -55,48 +55,48 @@ def test_attribute_loss_agrees_with_a_double_loop(delta):
 @pytest.mark.parametrize("relabel", [torch.exp, lambda a: a**3, lambda a: 5 * a - 2, lambda a: a.argsort(0).argsort(0).double()])
 def test_only_the_order_of_attributes_counts(relabel):
     z, a = pairs()
-    assert torch.equal(attribute_loss(z, relabel(a), delta=5), attribute_loss(z, a, delta=5))
+    assert torch.equal(attribute_loss(z, relabel(a), delta=5.0), attribute_loss(z, a, delta=5.0))
 
 
 def test_only_differences_of_codes_count():
     z, a = pairs()
-    torch.testing.assert_close(attribute_loss(z + 3, a, delta=5), attribute_loss(z, a, delta=5), **EXACT)
+    torch.testing.assert_close(attribute_loss(z + 3, a, delta=5.0), attribute_loss(z, a, delta=5.0), **EXACT)
 
 
 def test_attribute_loss_follows_a_permutation():
     (z, a), order = pairs(), torch.randperm(9)
-    expected = attribute_loss(z, a, delta=5)[order]
-    torch.testing.assert_close(attribute_loss(z[order], a[order], delta=5), expected, **EXACT)
+    expected = attribute_loss(z, a, delta=5.0)[order]
+    torch.testing.assert_close(attribute_loss(z[order], a[order], delta=5.0), expected, **EXACT)
 
 
 def test_ordered_codes_cost_nothing_and_reversed_codes_the_most():
     a = torch.arange(6, dtype=torch.float64)[:, None]
-    assert float(attribute_loss(a, a, delta=100).mean()) == pytest.approx(0, abs=1e-12)
+    assert float(attribute_loss(a, a, delta=100.0).mean()) == pytest.approx(0, abs=1e-12)
     # All pairs but the empty diagonal are wrong by 2.
-    assert float(attribute_loss(-a, a, delta=100).mean()) == pytest.approx(2 * 5 / 6, abs=1e-12)
+    assert float(attribute_loss(-a, a, delta=100.0).mean()) == pytest.approx(2 * 5 / 6, abs=1e-12)
 
 
 def test_tied_attributes_draw_their_codes_together():
     z, a = torch.tensor([[-0.1], [0.2]], dtype=torch.float64, requires_grad=True), torch.zeros(2, 1).double()
-    loss = attribute_loss(z, a, delta=2).mean()
+    loss = attribute_loss(z, a, delta=2.0).mean()
     assert float(loss.detach()) == pytest.approx(math.tanh(0.6) / 2)
     loss.backward()
     assert z.grad[0] < 0 < z.grad[1]  # descent raises the lower code and lowers the upper one
-    assert float(attribute_loss(torch.zeros_like(a), a, delta=2).sum()) == 0
+    assert float(attribute_loss(torch.zeros_like(a), a, delta=2.0).sum()) == 0
 
 
 def test_descent_puts_a_wrong_pair_right():
     z = torch.tensor([[0.1], [-0.1]], dtype=torch.float64, requires_grad=True)
     a = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
-    wrong = attribute_loss(z, a, delta=2).mean()
+    wrong = attribute_loss(z, a, delta=2.0).mean()
     wrong.backward()
     assert z.grad[0] > 0 > z.grad[1]
-    assert attribute_loss(z.detach().flip(0), a, delta=2).mean() < wrong.detach()
+    assert attribute_loss(z.detach().flip(0), a, delta=2.0).mean() < wrong.detach()
 
 
 def test_squared_error_fixture():
     x = torch.zeros(2, 2, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(squared_error(x, x + 0.1), torch.full((2,), 0.32).double(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(squared_error(x, x + 0.1), torch.full((2,), 0.32, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("loss", [squared_error, lambda x, y: perceptual(x, y, lambda v: [v])])

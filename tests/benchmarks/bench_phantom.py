@@ -1,7 +1,7 @@
-"""Speed of the cardiac phantom: ``python tests/benchmarks/bench_phantom.py``; set OMP_NUM_THREADS=1 to compare.
+"""Speed of the cardiac phantom: ``OMP_NUM_THREADS=1 python tests/benchmarks/bench_phantom.py``.
 
-Prints subjects per CPU second, and the cost of a subject in units of a reference workload that does not change with
-this code (two-dimensional FFTs of the same arrays), so that figures from different machines can be compared.
+Prints subjects per CPU second, and the cost of a subject in units of a reference workload that does not change
+with this code (two-dimensional FFTs of the same arrays), so that figures from different machines compare.
 """
 
 import statistics

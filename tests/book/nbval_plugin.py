@@ -4,7 +4,7 @@ from nbval.kernel import RunningKernel
 
 
 def execute_with_history(self, cell_input, allow_stdin=None):
-    """Executes a cell and returns the message id; without a history IPython does not see the `;` that ends it."""
+    """Executes a cell, returns the message id. Without a history IPython does not see a `;` at its end."""
     return self.kc.execute(cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
 
 

@@ -22,6 +22,8 @@ FLAGS = [
 # sphinx-thebe, which Jupyter Book always loads, defines its variables twice.
 HARMLESS = {"Identifier 'THEBE_JS_URL' has already been declared"}
 TYPESET = "() => !window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
+RAW_FORMULAS = """() => [...document.querySelectorAll('.math')]
+    .filter(m => !m.querySelector('mjx-container')).length"""
 every_page = pytest.mark.parametrize("page", PAGES)
 
 
@@ -62,7 +64,7 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium, address):
-    """`visit(page, ...)` opens a page of the book; what it complains about or reaches for is in `.trouble`."""
+    """`visit(page, ...)` opens a page; what it complains about, or reaches for outside, is in `.trouble`."""
     contexts = []
 
     def open_page(page, *, width=1280, height=900, scheme="light", base=address):
@@ -78,10 +80,15 @@ def visit(chromium, address):
             return route.abort()
 
         context.route("**/*", gate)
-        tab.on("console", lambda m: m.type == "error" and tab.trouble.append(f"console: {m.text}"))
-        tab.on("pageerror", lambda e: e.message not in HARMLESS and tab.trouble.append(f"page error: {e.message}"))
-        tab.on("response", lambda r: r.status >= 400 and tab.trouble.append(f"{r.status}: {r.url}"))
-        tab.goto(f"{base}/{page}", wait_until="networkidle")
+        def note(bad, text):
+            if bad:
+                tab.trouble.append(text)
+
+        tab.on("console", lambda m: note(m.type in ("error", "warning"), f"console: {m.text}"))
+        tab.on("pageerror", lambda e: note(e.message not in HARMLESS, f"page error: {e.message}"))
+        tab.on("response", lambda r: note(r.status >= 400, f"{r.status}: {r.url}"))
+        tab.set_default_timeout(90_000)
+        tab.goto(f"{base}/{page}", wait_until="load")
         tab.wait_for_function(TYPESET)
         return tab
 
@@ -101,9 +108,9 @@ def scroll_through(tab):
     """Passes the whole page before the window, so that whatever loads when in view does."""
     tab.evaluate(
         """async () => { for (let y = 0; y < document.body.scrollHeight; y += 600) {
-            window.scrollTo(0, y); await new Promise(r => setTimeout(r, 30)); } window.scrollTo(0, 0); }"""
+            window.scrollTo(0, y); await new Promise(r => setTimeout(r, 50)); } window.scrollTo(0, 0); }"""
     )
-    tab.wait_for_load_state("networkidle")
+    tab.wait_for_function("() => [...document.images].every(image => image.complete)")
 
 
 @every_page
@@ -119,8 +126,7 @@ def test_loads_without_complaint_and_without_a_network(page, visit):
 @every_page
 def test_mathematics_is_typeset(page, visit):
     tab = visit(page)
-    raw = "() => [...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container')).length"
-    assert tab.evaluate(raw) == 0
+    assert tab.evaluate(RAW_FORMULAS) == 0
     assert tab.locator("mjx-merror").count() == 0
     # Without its fonts a formula is drawn in whatever the machine has.
     fonts = "() => !document.querySelector('mjx-container') || [...document.fonts].some(" \
@@ -131,7 +137,7 @@ def test_mathematics_is_typeset(page, visit):
 @every_page
 def test_dark_theme_leaves_grey_values_alone(page, visit):
     tab = visit(page, scheme="dark")
-    tab.evaluate("() => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = 'dark'; }")
+    tab.evaluate("() => { const d = document.documentElement.dataset; d.mode = d.theme = 'dark'; }")
     shoot(tab, page, "dark")
     filters = "() => [...document.querySelectorAll('.bd-article :is(img, canvas, svg)')].map(e => {" \
               "let f = []; for (; e; e = e.parentElement) f.push(getComputedStyle(e).filter);" \
@@ -154,10 +160,10 @@ def test_phone_does_not_scroll_sideways(page, visit):
 def test_opens_from_disk_without_a_server(page, visit, html):
     tab = visit(page, base=html.as_uri())
     assert not tab.trouble
-    assert tab.evaluate("() => [...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))")
+    assert tab.evaluate(RAW_FORMULAS) == 0
 
 
 def test_search_finds_a_chapter(visit):
     tab = visit("search.html?q=variational")
-    tab.wait_for_selector("#search-results li a", timeout=10_000)
+    tab.wait_for_selector("#search-results li a")
     assert not tab.trouble

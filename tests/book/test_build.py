@@ -25,7 +25,7 @@ class Page(HTMLParser):
         self.anchors |= {attrs[key] for key in ("id", "name") if attrs.get(key)}
         if tag == "a" and "href" in attrs:
             self.links.append(attrs["href"])
-        if tag == "link" and attrs.get("rel") not in ("author", "index", "search", "prev", "next", "canonical"):
+        if tag == "link" and attrs.get("rel") in ("stylesheet", "icon", "preload", "modulepreload"):
             self.loads.append(attrs.get("href", ""))
         if tag in ("script", "img", "iframe", "source", "video") and attrs.get("src"):
             self.loads.append(attrs["src"])
@@ -36,7 +36,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(html):
     """Path -> parsed page, for every page of the book, indices and source listings included."""
-    return {path: Page(path) for path in html.rglob("*.html") if "_static" not in path.relative_to(html).parts}
+    return {path: Page(path) for path in html.rglob("*.html") if path.relative_to(html).parts[0] != "_static"}
 
 
 @every_page

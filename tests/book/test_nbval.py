@@ -23,13 +23,12 @@ def test_same_outputs_as_published(chapter, copy):
     assert notebook.exists(), f"{notebook.name} is missing: run `make publish`"
     before = set((copy / "book" / "runs").glob("*"))
     # A session of its own, with none of this project's pytest options.
-    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", copy, "-q", "-p", "no:cacheprovider"]
-    command += ["-p", "nbval_plugin", "--nbval-current-env", "--nbval-sanitize-with", HERE / "nbval_sanitize.cfg"]
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", copy]
+    command += ["-p", "no:cacheprovider", "-p", "nbval_plugin", "--nbval-current-env"]
+    command += ["--nbval-sanitize-with", HERE / "nbval_sanitize.cfg", "--nbval", notebook]
     path = os.pathsep.join([str(build.ROOT), str(HERE)])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [*command, "--nbval", notebook], capture_output=True, text=True, env=env, cwd=notebook.parent
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=notebook.parent)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     trained = set((copy / "book" / "runs").glob("*")) - before
     assert not trained, f"not published, so it was trained again: {sorted(run.name for run in trained)}"

@@ -20,8 +20,8 @@ IMPOSSIBLE = {
     "runs_root": [3],
     "retrain": ["maybe", 2],
 }
-# Reads [opening, {name: value}, ...] and answers the refusal of each, or null. A process of its own, so that the
-# package is as a reader has it, without the shape checks of this test session.
+# Reads [opening, {name: value}, ...] and answers the refusal of each, or null. It is a process of its own, so
+# that the package is as a reader has it, without the shape checks of this test session.
 RUNNER = """
 import json, sys
 (parameters, rest), *cases = json.load(sys.stdin)
@@ -49,7 +49,7 @@ def opening(chapter):
 
 
 def answers(chapter, cases):
-    """The refusal, (type, sentence) or None, of the chapter's opening for every case of changed parameters."""
+    """For every case of changed parameters the refusal by the chapter: [type, sentence], or None."""
     env = {**os.environ, "PYTHONPATH": str(build.ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     given = json.dumps([opening(chapter), *cases])
     done = subprocess.run(
@@ -87,8 +87,12 @@ def test_refused_with_a_sentence(chapter):
     defaults = {name: value for name, value in given.items() if name != "__builtins__"}
     cases = [(name, bad) for name, value in defaults.items() for bad in impossible(name, value)]
     refusals = answers(chapter, [{name: bad} for name, bad in cases])
-    wrong = [(*case, refusal) for case, refusal in zip(cases, refusals, strict=True) if not is_sentence(refusal, *case)]
-    assert not wrong, "\n".join(f"{name}={bad!r}: {refusal or 'accepted'}" for name, bad, refusal in wrong)
+    wrong = [
+        f"{name}={bad!r}: {refusal or 'accepted'}"
+        for (name, bad), refusal in zip(cases, refusals, strict=True)
+        if not is_sentence(refusal, name, bad)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("chapter", build.chapters(), ids=str)

@@ -1,0 +1,60 @@
+"""A test of the tests: one error is put into a copy of the package, and the test meant for it must fail."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What is wrong -> module, what stands there, what is put there, the tests that must notice.
+MUTATIONS = {
+    "the KL loses a sign": ("gaussian", "1 + q.logvar - q.mu", "1 + q.logvar + q.mu", "kl_fixture"),
+    "the repulsion attracts": ("losses", "torch.exp(-alpha * energy)", "torch.exp(alpha * energy)", "closed_form_and_slope"),
+    "attributes order codes backwards": ("losses", "- torch.sign(d_a)", "+ torch.sign(d_a)", "attribute_fixture"),
+    "equation 6 rewards disorder": ("sivae", "return self.gamma_reg * self.attribute + elbo", "return elbo - self.gamma_reg * self.attribute", "equation_6"),
+    "equation 7 subtracts generated images": ("sivae", "self.beta_rec * self.recon + fake", "self.beta_rec * self.recon - fake", "equation_7"),
+    "generated images are not detached": ("sivae", "with torch.no_grad():\n            fakes", "with torch.enable_grad():\n            fakes", "equation_6"),
+    "the scale forgets the channels": ("sivae", 'self.config["channels"] * self.config["size"] ** 2', 'self.config["size"] ** 2', "slope_per_nat"),
+    "a continued run forgets its optimiser": ("train", "optimiser.load_state_dict(state)", "pass", "killed_run_is_continued"),
+}  # fmt: skip
+
+
+def run_tests(where: Path, modules: set[str], names: set[str]) -> subprocess.CompletedProcess:
+    """Runs the tests called `names` with the `medvae_lite` that lies in `where`."""
+    environment = os.environ | {"PYTHONPATH": str(where), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
+    files = [str(ROOT / "tests" / f"test_{module}.py") for module in sorted(modules)]
+    # Without plugins and without checks of shapes: what must notice the error is the law, and quickly.
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "addopts="]
+    options = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--basetemp", str(where / "tmp")]
+    return subprocess.run(
+        [*command, *options, *files, "-k", " or ".join(sorted(names))],
+        cwd=where, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(ROOT / "medvae_lite", tmp_path / "medvae_lite", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_the_copy_passes_unchanged(copy):
+    modules, names = ({m[i] for m in MUTATIONS.values()} for i in (0, 3))
+    result = run_tests(copy, modules, names)
+    assert result.returncode == 0, result.stdout[-2000:]
+
+
+@pytest.mark.parametrize("error", MUTATIONS, ids=lambda error: f"{error}-caught-by-{MUTATIONS[error][3]}".replace(" ", "_"))
+def test_an_error_is_caught(copy, error):
+    module, right, wrong, name = MUTATIONS[error]
+    path = copy / "medvae_lite" / f"{module}.py"
+    source = path.read_text()
+    assert source.count(right) == 1, f"`{module}` no longer reads {right!r} once: bring the mutation up to date"
+    path.write_text(source.replace(right, wrong))
+    result = run_tests(copy, {module}, {name})
+    # 1 is a failed test; anything else (2 an import that broke, 5 nothing selected) would prove nothing.
+    assert result.returncode == 1 and "1 failed" in result.stdout, result.stdout[-2000:]
