@@ -160,15 +160,20 @@ def load(root: str | Path, *, image_size: int | None = None) -> Prepared:
             f"{len(subjects)} subjects; prepare it again"
         )
     stored = images.shape[-1]
-    size = image_size or stored
-    if stored % size:
+    size = stored if image_size is None else image_size
+    if size < 1 or stored % size:
         raise ValueError(f"`image_size` = {size} must divide the {stored} stored pixels of {root} without remainder")
     names = tuple(card["attributes"])
-    values = subjects.loc[subjects["split"] == "train", [f"{a}_ml" for a in names]].to_numpy(float)
+    columns = [f"{a}_ml" for a in names]
+    absent = [c for c in columns if c not in subjects]
+    if absent or subjects[columns].isna().to_numpy().any():
+        bad = absent or [c for c in columns if subjects[c].isna().any()]
+        raise ValueError(f"{root / 'subjects.csv'}: column {bad[0]} is missing or has gaps; prepare the folder again")
+    values = subjects.loc[subjects["split"] == "train", columns].to_numpy(float)
     mean, sd = values.mean(0), values.std(0, ddof=1)
     if not (np.isfinite(sd).all() and (sd > 0).all()):
         bad = [a for a, s in zip(names, sd) if not (np.isfinite(s) and s > 0)]
-        raise ValueError(f"{root}: attribute {bad[0]} is missing or constant in the training split; mend subjects.csv")
+        raise ValueError(f"{root}: attribute {bad[0]} is constant in the training split; mend subjects.csv")
     pixel_mm = float(card["pixel_mm"]) * stored / size
     return Prepared(root, card, subjects, names, size, pixel_mm, mean, sd, images, labels)
 

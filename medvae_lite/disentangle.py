@@ -109,7 +109,7 @@ def correlation(z: ArrayLike, a: ArrayLike) -> Float[np.ndarray, "d k"]:
 
 
 def scc(z: ArrayLike, a: ArrayLike, *, mode: Mode = "default", active: ArrayLike | None = None) -> float:
-    """Spearman correlation coefficient: the largest |rho| over dimensions, averaged over attributes.
+    """Spearman correlation coefficient: the largest abs(rho) over dimensions, averaged over attributes.
 
     "reference" first sets a rho with p > 0.05 to 0. By chance the largest of 128 is 0.09 at N = 804.
     """

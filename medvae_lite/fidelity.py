@@ -144,7 +144,7 @@ def pooled_features(x: Images, features: Features, *, batch_size: int = 64) -> F
 def frechet_distance(f: ArrayLike, g: ArrayLike) -> float:
     """Fréchet distance of Gaussians fitted to two sets of features, (N, d) and (M, d) (Heusel et al. 2017).
 
-    |mu_f - mu_g|² + tr(S_f + S_g - 2 (S_f S_g)^(1/2)), in squared units of the features, so only figures from
+    norm(mu_f - mu_g)² + tr(S_f + S_g - 2 (S_f S_g)^(1/2)), in squared units of the features, so only figures from
     one named network compare. It rewards a right spread as well as right images, and cannot tell a new image
     from a copy of a training image. Biased upwards when N is not much larger than d: compare with the
     distance between two halves of the real images, or use `kid`.
@@ -172,7 +172,7 @@ def kid(f: ArrayLike, g: ArrayLike) -> float:
 
 
 def edge_projection(x: Images, x_hat: Images) -> Score:
-    """Share of the true gradients kept, sum (grad x_hat · grad x) / sum |grad x|² over pixels, shape (B,).
+    """Share of the true gradients kept, sum (grad x_hat · grad x) / sum norm(grad x)² over pixels, shape (B,).
 
     Rewards edges of the right strength, place and direction: 1 if identical, less when blurred or displaced,
     about 0 for texture unrelated to the truth. Cannot tell sharp edges with invented texture from sharp edges

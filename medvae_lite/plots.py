@@ -22,11 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 from pandas import DataFrame
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 __all__ = [
     "COLOURS", "INK", "OUTLINES", "STYLE", "plot_attributes", "plot_correlation", "plot_curves",
-    "plot_frames", "plot_grid", "plot_order", "plot_outlines", "plot_pairs", "plot_reconstructions",
+    "plot_frames", "plot_grid", "plot_order", "plot_outlines", "plot_reconstructions",
     "plot_spectrum", "plot_walk", "sign", "style",
 ]  # fmt: skip
 
@@ -79,11 +79,11 @@ def _image(ax: Axes, image: NDArray) -> None:
 
 @style()
 def plot_outlines(ax: Axes, labels: ArrayLike) -> Axes:
-    """Draws the borders of LV cavity, myocardium (outer border) and RV cavity over an image.
+    """Draws the borders of LV cavity, myocardium (outer border) and RV cavity, where present, over an image.
 
     Arguments:
         ax: Axes that show the image.
-        labels: Label map with shape (H, W): 0 background, 1 LV, 2 myocardium, 3 RV. Absent ones are left out.
+        labels: Label map with shape (H, W): 0 background, 1 LV, 2 myocardium, 3 RV.
     """
     labels = _array(labels, 2, "labels")
     halo = [patheffects.withStroke(linewidth=2.4, foreground="black")]
@@ -116,7 +116,7 @@ def plot_grid(
         if titles is not None and len(titles) != count:
             raise ValueError(f"`{name}` must name {count}, got {len(titles)}")
     # Row titles stand beside the first image and need width of their own.
-    margin = 0.09 * max(map(len, row_titles)) if row_titles else 0
+    margin = 0.09 * max(len(line) for title in row_titles or [""] for line in title.split("\n"))
     fig, axes = plt.subplots(rows, cols, figsize=(cols * panel + margin, rows * panel + 0.25), squeeze=False)
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for ax, image in zip(axes.flat, (image for row in images for image in row), strict=True):
@@ -155,9 +155,8 @@ def plot_reconstructions(
     """Images over their reconstructions, one column a subject, one row a model.
 
     Arguments:
-        x: Images with shape (B, C, H, W).
+        x: Images with shape (B, C, H, W), of which one `frame` is shown.
         x_hat: Name of a model to its reconstructions, shaped like `x`.
-        frame: Which of the C frames to show.
         box: (top, left, side) of a square, in pixels: the first row shows where it lies, the others only it.
     """
     rows = {name: _array(images, 4, name)[:, frame] for name, images in {"input": x, **x_hat}.items()}
@@ -193,13 +192,12 @@ def plot_curves(
     """Training curves.
 
     Arguments:
-        epochs: One row per epoch, such as `RunRecord.epochs`.
+        epochs: One row per epoch, such as `RunRecord.epochs`, with a column `x` for the horizontal axis.
         columns: Columns to draw, or column to what the key calls it.
-        x: The column along the horizontal axis.
     """
     ax = ax or plt.figure(figsize=(4.5, 3.2)).gca()
-    names = columns if isinstance(columns, Mapping) else {column: column for column in columns}
-    for column, name in names.items():
+    for column in columns:
+        name = columns[column] if isinstance(columns, Mapping) else column
         ax.plot(epochs[x].to_numpy(), epochs[column].to_numpy(), label=name)
     ax.set_xlabel(x)
     ax.legend()
@@ -214,8 +212,7 @@ def plot_order(
 
     Arguments:
         z_k: Codes on one dimension, with shape (B,).
-        attribute: The attribute with shape (B,).
-        name, unit: Of the attribute.
+        attribute: The attribute with shape (B,), called `name` and measured in `unit`.
     """
     ax = ax or plt.figure(figsize=(3.4, 3.2)).gca()
     z_k, attribute = _array(z_k, 1, "z_k"), _array(attribute, 1, "attribute")
@@ -268,9 +265,7 @@ def plot_attributes(values: ArrayLike, names: Sequence[str], *, unit: str = "mL"
     """A histogram of every attribute, all on one scale, with the mean as a line; mean and sd in the title.
 
     Arguments:
-        values: Attributes with shape (N, K).
-        names, unit: Of the K attributes.
-        bins: Number of bars over the common range.
+        values: Attributes with shape (N, K); `names` are theirs.
     """
     values = _array(values, 2, "values")
     cols, rows = min(3, len(names)), -(-len(names) // 3)
@@ -286,31 +281,6 @@ def plot_attributes(values: ArrayLike, names: Sequence[str], *, unit: str = "mL"
     return fig
 
 
-@style()
-def plot_pairs(values: ArrayLike, names: Sequence[str], *, unit: str = "mL", panel: float = 1.3) -> Figure:
-    """Every attribute against every other, with Spearman's rank correlation over each panel.
-
-    Arguments:
-        values: Attributes with shape (N, K).
-        names, unit: Of the K attributes.
-    """
-    values = _array(values, 2, "values")
-    rho = np.corrcoef(rankdata(values, axis=0), rowvar=False)
-    last, side = len(names) - 1, panel * (len(names) - 1) + 0.5
-    fig, axes = plt.subplots(last, last, figsize=(side, side), sharex="col", sharey="row", squeeze=False)
-    for (row, col), ax in np.ndenumerate(axes):
-        if col > row:
-            ax.set_axis_off()
-            continue
-        ax.scatter(values[:, col], values[:, row + 1], s=5, alpha=0.4, color=COLOURS[0], linewidths=0)
-        ax.set_title(f"ρ = {rho[row + 1, col]:z.2f}", fontsize=8, pad=2)
-        ax.tick_params(labelsize=7)
-    for k in range(last):
-        axes[k, 0].set_ylabel(f"{names[k + 1]}, {unit}", fontsize=8)
-        axes[last - 1, k].set_xlabel(f"{names[k]}, {unit}", fontsize=8)
-    return fig
-
-
 def sign(drawn: Axes | Figure, text: str) -> None:
     """Writes below a figure what made it, such as its profile."""
-    drawn.figure.text(1, 0, text, ha="right", va="top", size=7, color="#555555", in_layout=False)
+    drawn.figure.text(1, 0, text, ha="right", va="top", size=7, color="#555555")

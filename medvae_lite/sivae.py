@@ -141,6 +141,7 @@ class AttriVAE(nn.Module):
             "channels": channels, "size": size, "latent_dim": latent_dim, "attributes": attributes,
             "beta_kl": beta_kl, "gamma_reg": gamma_reg, "delta": delta, "alpha_pl": alpha_pl,
         }  # fmt: skip
+        self.config |= {"widths": list(widths)} if widths else {}
         self.latent_dim, self.attributes = latent_dim, attributes
         self.beta_kl, self.gamma_reg, self.delta, self.alpha_pl = beta_kl, gamma_reg, delta, alpha_pl
         shape = {"channels": channels, "size": size, "latent_dim": latent_dim, "widths": widths}

@@ -108,14 +108,17 @@ def test_contradictions_are_refused(tmp_path):
         datasets.load(folder)
 
 
-@pytest.mark.parametrize("value", [120.0, np.nan])
-def test_a_constant_or_missing_attribute_is_named(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [(120.0, "attribute RVESV is constant in the training split"), (np.nan, "column RVESV_ml is missing or has gaps")],
+)
+def test_a_constant_or_missing_attribute_is_named(tmp_path, value, sentence):
     def mend(subjects):
         subjects.loc[subjects["split"] == "train", "RVESV_ml"] = value
         return subjects
 
     folder = write_folder(tmp_path / "flat", mend=mend)
-    with pytest.raises(ValueError, match="attribute RVESV is missing or constant in the training split"):
+    with pytest.raises(ValueError, match=sentence):
         datasets.load(folder)
 
 
