@@ -68,9 +68,9 @@ MODELS = {
     "beta_vae": (AttriVAE, {"beta_kl": 0.5, "gamma_reg": 0.0}),
     "attri_vae": (AttriVAE, {"beta_kl": 0.5, "gamma_reg": 160.0}),
     # Not in the paper: what the perceptual term gives without the adversary.
-    "attri_vae_pl": (AttriVAE, {"beta_kl": 0.5, "gamma_reg": 160.0, "alpha_pl": 0.03}),
-    "sivae": (ARSIVAE, {"gamma_reg": 0.0, "alpha_pl": 0.03}),
-    "ar_sivae": (ARSIVAE, {"gamma_reg": 0.02, "alpha_pl": 0.03}),
+    "attri_vae_pl": (AttriVAE, {"beta_kl": 0.5, "gamma_reg": 160.0, "alpha_pl": 0.3}),
+    "sivae": (ARSIVAE, {"gamma_reg": 0.0, "alpha_pl": 0.3}),
+    "ar_sivae": (ARSIVAE, {"gamma_reg": 0.02, "alpha_pl": 0.3}),
 }
 
 # Two feature networks of other shapes, other subjects and other starting weights: a model is never

@@ -93,8 +93,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     r"""Latent codes to images in [0, 1]: the encoder mirrored.
 
-    Resolution grows by nearest-neighbour upsampling followed by a convolution. A transposed convolution would
-    reach each output pixel through a different number of weights and leave a periodic pattern behind.
+    Resolution grows by bilinear upsampling followed by a convolution. A transposed convolution reaches each output
+    pixel through a different number of weights, nearest-neighbour upsampling copies pixels in blocks; a loss that
+    does not punish it, such as a perceptual one, lets either leave a periodic pattern behind.
     """
 
     def __init__(self, *, channels: int, size: int, latent_dim: int, widths: tuple[int, ...] | None = None):
@@ -104,7 +105,7 @@ class Decoder(nn.Module):
         self.stem = nn.Linear(latent_dim, widths[-1] * self.grid**2)
         layers: list[nn.Module] = [ResBlock(widths[-1])]
         for c_in, c_out in zip(widths[::-1], widths[-2::-1]):
-            layers += [nn.Upsample(scale_factor=2, mode="nearest"), ConvBlock(c_in, c_out)]
+            layers += [nn.Upsample(scale_factor=2, mode="bilinear"), ConvBlock(c_in, c_out)]
         self.body = nn.Sequential(*layers)
         self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
 
@@ -118,8 +119,9 @@ class FeatureNet(nn.Module):
     """A small segmentation network whose layers serve as perceptual features where ImageNet's cannot be had.
 
     It sees one frame at a time and learns to label it; what it must notice for that (edges, walls, papillary
-    muscles) is what its features compare. Features keep the full resolution at the first level and are averaged,
-    not strided, between levels: a strided network weighs pixels unevenly and prints its grid on the decoder.
+    muscles) is what its features compare. Features keep the full resolution at the first level and are blurred
+    over overlapping windows between levels: a strided network weighs pixels unevenly and prints its grid on the
+    decoder.
 
     Arguments:
         widths: Feature channels per level.
@@ -139,7 +141,7 @@ class FeatureNet(nn.Module):
         """Feature maps [(B, C_l, H / 2^l, W / 2^l), ...] of single-channel images (B, 1, H, W)."""
         maps = []
         for level in self.levels:
-            x = level(F.avg_pool2d(x, 2) if maps else x)
+            x = level(F.avg_pool2d(x, 4, stride=2, padding=1, count_include_pad=False) if maps else x)
             maps.append(x)
         return maps
 

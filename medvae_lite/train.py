@@ -346,6 +346,8 @@ def train_or_load(
         _copy([p.detach().half().float() for p in model.parameters()], list(model.parameters()))
         contents = {"config": wanted, "manifest": manifest, "epochs": epochs, "metrics": evaluate(model)}
         record = _publish(Path(runs_root) / name, work, model=model, **contents)
+    elif record.manifest["code"] != runs.code_hash(*TRAINING_CODE):
+        log.warning("%s was trained by an earlier version of the code; `retrain` makes it again", record.folder.name)
     return record.weights_into(model).to(device), record
 
 
