@@ -143,6 +143,7 @@ def plot_frames(image: ArrayLike, labels: ArrayLike | None = None, *, panel: flo
     if labels is not None:
         halo = [patheffects.withStroke(linewidth=3.5, foreground="black")]
         key = [plt.Line2D([], [], color=colour, path_effects=halo) for colour in OUTLINES.values()]
+        fig.set_figwidth(fig.get_figwidth() + 1.3)
         fig.legend(key, list(OUTLINES), loc="outside right center")
     return fig
 
