@@ -20,7 +20,7 @@ from typing import Iterable, Iterator, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from data_prep import cardiac_anatomy, cardiac_paint, prepared
 from data_prep.cardiac_anatomy import SLICES

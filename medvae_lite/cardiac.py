@@ -53,7 +53,7 @@ PROFILES = {
         feature_subjects=120, feature_fit=FitConfig(steps=40, batch_size=16, learning_rate=3e-3),
     ),
     "laptop": Profile(
-        subjects=4000, size=64, latent_dim=64, fit=FitConfig(steps=1200, batch_size=32),
+        subjects=4000, size=64, latent_dim=64, fit=FitConfig(steps=1200, batch_size=32, learning_rate=2e-3),
         feature_subjects=1000, feature_fit=FitConfig(steps=400, batch_size=16, learning_rate=3e-3),
     ),
     # The paper's cohort (3752 / 804 / 804), batch, latent size and learning rate; 750 epochs of 29 steps.

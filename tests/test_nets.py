@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medvae_lite.nets import Decoder, Encoder, FeatureNet, default_widths
+from medvae_lite.nets import CODE_CHANNELS, Decoder, Encoder, FeatureNet, default_widths
 
 SIZES = (16, 32, 64, 128, 256)
 
@@ -23,8 +23,8 @@ def test_shapes(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_deepest_level_has_four_by_four_pixels(size):
-    assert size >> (len(default_widths(size)) - 1) == 4
+def test_the_deepest_level_has_sixteen_pixels_or_a_quarter(size):
+    assert size >> (len(default_widths(size)) - 1) == min(16, size // 4)
 
 
 @pytest.mark.parametrize("size", [-64, 0, 1, 8, 48, 100, 512])
@@ -94,7 +94,7 @@ def test_a_flat_map_is_decoded_without_a_grid():
     _, decoder = pair()
     for p in decoder.parameters():
         p.normal_(std=0.3)
-    flat = interior(lambda h: decoder.out(decoder.body(h)), 96)
+    flat = interior(lambda h: decoder.out(decoder.body(h)), CODE_CHANNELS)
     assert flat.shape[-1] == 32 and flat.std((2, 3)).max() < 1e-4 * flat.abs().max()
     # The measure sees the grid of transposed convolutions.
     transposed = torch.nn.Sequential(*(torch.nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1) for _ in "ab"))
