@@ -13,7 +13,9 @@ The text (.md) is the source of a chapter. Only papermill executes, always from 
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -30,6 +32,7 @@ import nbformat
 import papermill
 import yaml
 from nbformat import NotebookNode
+from PIL import Image
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,8 +83,22 @@ def code_hash(notebook: NotebookNode) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
+def lighter(png: str) -> str:
+    """The same picture, base64 in and out, in the smallest PNG that holds every pixel of it."""
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    if image.mode == "RGBA" and image.getextrema()[3] == (255, 255):
+        image = image.convert("RGB")
+    if image.mode == "RGB":
+        red, green, blue = image.split()
+        if red.tobytes() == green.tobytes() == blue.tobytes():
+            image = red
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 def clean(notebook: NotebookNode) -> NotebookNode:
-    """Drops, in place, what differs between executions: times, widget state, progress bars, split streams."""
+    """Drops, in place, what differs between executions (times, widget state, progress bars), and packs the pictures."""
     for key in ("papermill", "widgets"):
         notebook.metadata.pop(key, None)
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -97,6 +114,8 @@ def clean(notebook: NotebookNode) -> NotebookNode:
                 continue
             if "text/html" in output.get("data", {}):
                 output.data.pop(WIDGET_VIEW, None)
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = lighter(output.data["image/png"])
             outputs.append(output)
         # A stream that returns to the start of its line is a progress bar.
         cell.outputs = [o for o in outputs if not (o.get("name") == "stderr" and "\r" in o.text)]

@@ -41,7 +41,7 @@ Titles, Rows = Sequence[str] | None, ArrayLike | Sequence[ArrayLike]
 
 STYLE = {
     "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
-    "figure.dpi": 110, "figure.constrained_layout.use": True,
+    "figure.dpi": 80, "figure.constrained_layout.use": True,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
     "font.size": 10, "axes.titlesize": 10, "legend.frameon": False,
     "axes.spines.top": False, "axes.spines.right": False,
