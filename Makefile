@@ -66,7 +66,7 @@ test: env browser  ## everything: package, chapters, rendered book
 test-package: env  ## the laws and oracles of the package
 	$(PY) -m pytest tests --ignore tests/book -q -n 2 --maxfail 5 --durations 5
 
-CHAPTER_TESTS := test_pairs.py test_parameters.py test_papermill.py test_nbval.py
+CHAPTER_TESTS := test_pairs.py test_published.py test_parameters.py test_papermill.py test_nbval.py
 test-chapters: env  ## the chapters: in step, checked parameters, trained from scratch, outputs as published
 	$(PY) -m pytest $(addprefix tests/book/,$(CHAPTER_TESTS)) -q -n 2 --maxfail 3 --durations 10
 
