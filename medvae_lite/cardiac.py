@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from medvae_lite import datasets, disentangle, fidelity, runs
 from medvae_lite.datasets import Batch, Prepared, Split
-from medvae_lite.gaussian import Gaussian, kl_to_standard
+from medvae_lite.gaussian import Gaussian, kl_to_standard, sample
 from medvae_lite.losses import Step, Terms, Update
 from medvae_lite.nets import FeatureNet
 from medvae_lite.sivae import ARSIVAE, AttriVAE
-from medvae_lite.train import FitConfig, train_or_load
+from medvae_lite.published import train_or_load
+from medvae_lite.train import FitConfig
 
-__all__ = ["MODELS", "PROFILES", "Profile", "Segmenter", "Study", "encode", "evaluate", "reconstruct"]
+__all__ = ["MODELS", "PROFILES", "Profile", "Segmenter", "Study", "encode", "encode_images", "evaluate", "reconstruct"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,12 @@ PROFILES = {
         feature_subjects=120, feature_fit=FitConfig(steps=40, batch_size=16, learning_rate=3e-3),
     ),
     "laptop": Profile(
-        subjects=4000, size=64, latent_dim=64, fit=FitConfig(steps=1200, batch_size=32, learning_rate=2e-3),
+        subjects=4000, size=64, latent_dim=64, fit=FitConfig(steps=1200, batch_size=16, learning_rate=2e-3),
+        feature_subjects=1000, feature_fit=FitConfig(steps=400, batch_size=16, learning_rate=3e-3),
+    ),
+    # For grids of many runs, a minute each: what a setting does, not how well a model can be trained.
+    "grid": Profile(
+        subjects=2000, size=32, latent_dim=32, fit=FitConfig(steps=400, batch_size=16, learning_rate=2e-3),
         feature_subjects=1000, feature_fit=FitConfig(steps=400, batch_size=16, learning_rate=3e-3),
     ),
     # The paper's cohort (3752 / 804 / 804), batch, latent size and learning rate; 750 epochs of 29 steps.
@@ -70,16 +76,20 @@ MODELS = {
     "beta_vae": (AttriVAE, {"beta_kl": 0.5, "gamma_reg": 0.0}),
     "attri_vae": (AttriVAE, {"beta_kl": 0.5, "gamma_reg": 160.0}),
     # The published weight of the KL: 2 beside the squared error per channel at 128 px, which is 1 beside all of it at 64.
+    "beta_vae_published": (AttriVAE, {"beta_kl": 1.0, "gamma_reg": 0.0}),
     "attri_vae_published": (AttriVAE, {"beta_kl": 1.0, "gamma_reg": 160.0}),
     # Not in the paper: what the perceptual term gives without the adversary.
     "attri_vae_pl": (AttriVAE, {"beta_kl": 0.5, "gamma_reg": 160.0, "alpha_pl": 0.3}),
-    "sivae": (ARSIVAE, {"beta_kl": 0.5, "gamma_reg": 0.0, "alpha_pl": 0.3}),
-    "ar_sivae": (ARSIVAE, {"beta_kl": 0.5, "gamma_reg": 0.02, "alpha_pl": 0.3}),
+    "sivae": (ARSIVAE, {"beta_kl": 0.5, "gamma_reg": 0.0, "alpha_pl": 0.3, "repulsion": 0.04}),
+    "ar_sivae": (ARSIVAE, {"beta_kl": 0.5, "gamma_reg": 0.02, "alpha_pl": 0.3, "repulsion": 0.04}),
 }
 
 # Two feature networks of other shapes, other subjects and other starting weights: a model is never
 # measured with the features it was trained on.
-FEATURE_NETS = {"loss": ((8, 16, 32, 48), 101), "metric": ((12, 24, 32, 64), 102)}
+FEATURE_NETS = {
+    "loss": ({"widths": (8, 16, 32, 48), "depth": 1}, 101),
+    "metric": ({"widths": (12, 24, 32, 64)}, 102),
+}
 
 
 @dataclass(frozen=True)
@@ -130,42 +140,66 @@ class Study:
     retrain: bool = False
     progress: bool = True
 
+    _features: dict[str, FeatureNet] = field(default_factory=dict, repr=False)
+
     def __post_init__(self):
         self.device = runs.resolve_device(str(self.device))
-        self._features: dict[str, FeatureNet] = {}
 
     @property
     def size(self) -> Profile:
         return PROFILES[self.profile]
 
+    def repeats(self, seeds: int) -> list[Study]:
+        """This study with its own seed, the next one, and so on; they share data and feature networks."""
+        return [replace(self, seed=self.seed + more) for more in range(seeds)]
+
+    def only(self, frame: str) -> Study:
+        """This study on one frame of each subject; on all of them for ""."""
+        return replace(self, data=self.data.only(frame)) if frame else self
+
     def features(self, role: str) -> FeatureNet:
         """The feature network for the "loss" or for the "metric"; the same for every seed."""
         if role not in self._features:
-            widths, phantom_seed = FEATURE_NETS[role]
+            shape, phantom_seed = FEATURE_NETS[role]
             folder = self.phantom(
                 "cardiac", subjects=self.size.feature_subjects, size=self.data.size, seed=phantom_seed
             )
             net, _ = train_or_load(
-                f"features-{role}-{self.profile}", lambda: Segmenter(widths=widths), datasets.load(folder),
+                f"features-{role}-{self.profile}", lambda: Segmenter(**shape), datasets.load(folder),
                 self.size.feature_fit, seed=phantom_seed, device=self.device, runs_root=self.runs_root,
                 progress=self.progress,
             )  # fmt: skip
             self._features[role] = net.requires_grad_(False)
         return self._features[role]
 
-    def train(self, name: str, **settings) -> tuple[AttriVAE, runs.RunRecord]:
-        """The model called `name` in `MODELS`, with some settings replaced, and its run record."""
+    def train(self, name: str, *, fit: dict | None = None, **settings) -> tuple[AttriVAE, runs.RunRecord]:
+        """The model called `name` in `MODELS` and its run record.
+
+        Arguments:
+            fit: Fields of the profile's `FitConfig` to replace.
+            settings: Arguments of the model to replace.
+        """
+        return self._train(name, fit or {}, settings, light=False)
+
+    def record(self, name: str, *, fit: dict | None = None, **settings) -> runs.RunRecord:
+        """The run record alone: quick, and published for more seeds than the weights are."""
+        return self._train(name, fit or {}, settings, light=True)[1]
+
+    def _train(self, name: str, fit: dict, settings: dict, *, light: bool):
         family, defaults = MODELS[name]
         settings = {"latent_dim": self.size.latent_dim, **defaults, **settings}
         notes = {}
         if settings.get("alpha_pl"):
             settings["features"] = self.features("loss")
             notes["features"] = weights_hash(settings["features"])
-        shape = {"size": self.data.size, "attributes": len(self.data.attributes)}
+        frames = self.data.frames
+        shape = {"channels": len(frames), "size": self.data.size, "attributes": len(self.data.attributes)}
+        seen = "" if len(frames) == len(self.data.card["frames"]) else f"-{'+'.join(frames)}"
         return train_or_load(
-            f"{name}-{self.profile}-seed{self.seed}", lambda: family(**shape, **settings), self.data, self.size.fit,
-            seed=self.seed, device=self.device, runs_root=self.runs_root, retrain=self.retrain, notes=notes,
-            evaluate=lambda model: evaluate(model, self.data, self.features("metric")), progress=self.progress,
+            f"{name}-{self.profile}{seen}-seed{self.seed}", lambda: family(**shape, **settings), self.data,
+            replace(self.size.fit, **fit), seed=self.seed, device=self.device, runs_root=self.runs_root,
+            retrain=self.retrain, notes=notes, progress=self.progress, light=light,
+            evaluate=lambda model: evaluate(model, self.data, self.features("metric")),
         )  # fmt: skip
 
 
@@ -180,6 +214,13 @@ def encode(model: AttriVAE, split: Split, *, batch_size: int = 64) -> Gaussian:
     device = next(model.parameters()).device
     parts = [model.encode(batch.image.to(device)) for batch in split.batches(batch_size)]
     return Gaussian(*(torch.cat(values).cpu() for values in zip(*parts)))
+
+
+@torch.no_grad()
+def encode_images(model: AttriVAE, x: Tensor, *, batch_size: int = 64) -> Gaussian:
+    """Posterior means and log-variances (B, D) of images, on the CPU."""
+    device = next(model.parameters()).device
+    return Gaussian(*(torch.cat(v).cpu() for v in zip(*(model.encode(part.to(device)) for part in x.split(batch_size)))))
 
 
 @torch.no_grad()
@@ -202,25 +243,35 @@ def evaluate(model: AttriVAE, data: Prepared, metric: FeatureNet, *, split: str 
     x, x_hat, features = batch.image, reconstruct(model, batch.image), metric.cpu().features
     result: dict = {"split": split, "subjects": len(subjects), "kl": float(kl_to_standard(q).mean())}
     result |= {name: float(fn(x, x_hat).mean()) for name, fn in {"mse": fidelity.mse, "psnr": fidelity.psnr}.items()}
-    for frame, name in enumerate(data.card["frames"]):
+    for frame, name in enumerate(data.frames):
         one, one_hat = x[:, frame : frame + 1], x_hat[:, frame : frame + 1]
         result[f"ssim_{name}"] = float(fidelity.ssim(one, one_hat, mode="reference").mean())
         result[f"perceptual_{name}"] = float(_in_parts(fidelity.perceptual_distance, one, one_hat, features).mean())
     for metric_name in ("ssim", "perceptual"):
-        frames = [result[f"{metric_name}_{name}"] for name in data.card["frames"]]
+        frames = [result[f"{metric_name}_{name}"] for name in data.frames]
         result[metric_name] = sum(frames) / len(frames)
     result["edge_projection"] = float(fidelity.edge_projection(x, x_hat).mean())
     result["hf_correlation"] = float(fidelity.high_frequency_correlation(x, x_hat).mean())
     samples = model.sample(len(x), generator=torch.Generator().manual_seed(0)).cpu()
     real, fake = (fidelity.pooled_features(images, features) for images in (x, samples))
     result["frechet_samples"] = float(fidelity.frechet_distance(real, fake))
-    scores = disentangle.evaluate(
-        q.mu.numpy(), data.attribute_ml[batch.index], data.attributes, dims=range(len(data.attributes))
-    )
-    result |= scores.summary()
-    for name, own in (("interpretability", scores.interpretability), ("scc", scores.scc)):
-        result |= {f"{name}_{a}": float(value) for a, value in zip(data.attributes, own)}
+    result["kl_samples"] = float(kl_to_standard(encode_images(model, samples)).mean())
+    attributes, own = data.attribute_ml[batch.index], range(len(data.attributes))
+    result |= _separation(disentangle.evaluate(q.mu.numpy(), attributes, data.attributes, dims=own))
+    # The public evaluation scores codes drawn from the posterior.
+    z = sample(q, torch.randn(q.mu.shape, generator=torch.Generator().manual_seed(0))).numpy()
+    reference = disentangle.evaluate(z, attributes, data.attributes, dims=own, mode="reference")
+    result |= {f"reference_{key}": value for key, value in _separation(reference).items()}
+    for k, name in enumerate(data.attributes):
+        result |= {f"code_mean_{name}": float(z[:, k].mean()), f"code_sd_{name}": float(z[:, k].std())}
     return result
+
+
+def _separation(scores: disentangle.Disentanglement) -> dict:
+    row = scores.summary()
+    for metric in ("interpretability", "scc"):
+        row |= {f"{metric}_{name}": float(v) for name, v in zip(scores.names, getattr(scores, metric))}
+    return row
 
 
 def _in_parts(distance: Callable, x: Tensor, x_hat: Tensor, features: Callable, size: int = 64) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +53,7 @@ class Split:
     attributes: Float[Tensor, "n k"]  # standardised
     rows: Int[Tensor, "m"]  # this split's rows
     reduce: int = 1  # stored pixels per pixel, along each axis
+    channels: tuple[int, ...] | None = None  # stored frames to deliver; all when None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,6 +62,8 @@ class Split:
         """Reads the subjects `which` (positions within this split; all by default)."""
         rows = self.rows[which]
         image, labels = self.images[rows].float(), self.labels[rows]
+        if self.channels is not None:
+            image, labels = image[:, list(self.channels)], labels[:, list(self.channels)]
         if self.reduce > 1:
             # Grey values are averaged and labels are not: a mean of labels would invent tissue between two others.
             image = F.avg_pool2d(image, self.reduce)
@@ -90,6 +93,7 @@ class Prepared:
         size: Image height and width in pixels as delivered, after block averaging.
         pixel_mm: Pixel spacing in mm as delivered.
         mean, sd: Training-split mean and standard deviation of the attributes, in their units, with shape (K,).
+        frames: Names of the frames delivered, one an image channel.
     """
 
     root: Path
@@ -102,11 +106,25 @@ class Prepared:
     sd: np.ndarray
     images: Tensor
     labels: Tensor
+    frames: tuple[str, ...]
 
     @property
     def identity(self) -> str:
-        """Hash of the recipe that made the folder, and of the delivered size."""
-        return hashlib.sha256(f"{self.card['identity']}@{self.size}".encode()).hexdigest()
+        """Hash of the recipe that made the folder, of the delivered size and of the frames left out."""
+        left = "" if list(self.frames) == self.card["frames"] else "+".join(self.frames)
+        return hashlib.sha256(f"{self.card['identity']}@{self.size}{left}".encode()).hexdigest()
+
+    def only(self, frame: str) -> Prepared:
+        """The same subjects seen in one frame, with the attributes measured in it (those whose names hold its name).
+
+        Raises:
+            ValueError: If there is no such frame.
+        """
+        if frame not in self.card["frames"]:
+            raise ValueError(f"`frame` must be one of {', '.join(self.card['frames'])}, got {frame!r}")
+        own = [k for k, name in enumerate(self.attributes) if frame in name]
+        names = tuple(self.attributes[k] for k in own)
+        return replace(self, attributes=names, mean=self.mean[own], sd=self.sd[own], frames=(frame,))
 
     @property
     def attribute_ml(self) -> np.ndarray:
@@ -129,6 +147,7 @@ class Prepared:
             attributes=torch.from_numpy(standardised),
             rows=torch.from_numpy(rows),
             reduce=self.images.shape[-1] // self.size,
+            channels=tuple(map(self.card["frames"].index, self.frames)) if len(self.frames) == 1 else None,
         )
 
 
@@ -175,7 +194,7 @@ def load(root: str | Path, *, image_size: int | None = None) -> Prepared:
         bad = [a for a, s in zip(names, sd) if not (np.isfinite(s) and s > 0)]
         raise ValueError(f"{root}: attribute {bad[0]} is constant in the training split; mend subjects.csv")
     pixel_mm = float(card["pixel_mm"]) * stored / size
-    return Prepared(root, card, subjects, names, size, pixel_mm, mean, sd, images, labels)
+    return Prepared(root, card, subjects, names, size, pixel_mm, mean, sd, images, labels, tuple(card["frames"]))
 
 
 def verify(root: str | Path) -> None:

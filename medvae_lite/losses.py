@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Step", "Terms", "Update", "squared_error", "attribute_loss", "perceptual", "soft_exponential"]
+__all__ = ["Step", "Terms", "Update", "squared_error", "attribute_loss", "feature_maps", "perceptual", "soft_exponential"]
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 """Maps single-channel images (B, 1, H, W) to feature maps [(B, C_l, H_l, W_l), ...]."""
@@ -93,9 +93,17 @@ def attribute_loss(
     return (torch.tanh(delta * d_z) - torch.sign(d_a)).abs().mean(1)
 
 
+def feature_maps(x: Float[Tensor, "b c h w"], features: Features) -> list[Tensor]:
+    """Feature maps of every frame on its own, [(B * C, C_l, H_l, W_l), ...]."""
+    b, c, h, w = x.shape
+    # One channel is channels-last already; saying so keeps the maps in that layout, which is the faster one.
+    return list(features(x.reshape(b * c, 1, h, w).contiguous(memory_format=torch.channels_last)))
+
+
 def perceptual(
-    x: Float[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"], features: Features
-) -> Float[Tensor, "b"]:
+    x: Float[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"], features: Features,
+    *, target: Sequence[Tensor] | None = None,
+) -> Float[Tensor, "b"]:  # fmt: skip
     r"""Feature-space error in the unit of `squared_error`, with shape :math:`(B,)`.
 
     .. math:: L_{PL} = C H W \cdot \frac{1}{C\,|\ell|} \sum_{c, \ell}
@@ -105,12 +113,16 @@ def perceptual(
     :math:`\alpha_{pl}`, and do not print it. Here every frame passes on its own through `features`, whose levels
     weigh the same. The factor :math:`CHW` makes :math:`\alpha_{pl}` dimensionless: it then compares a mean
     feature error with a mean pixel error, whatever the size of the image.
+
+    Arguments:
+        target: `feature_maps` of `x`, where they have been computed already.
     """
     b, c, h, w = x.shape
-    with torch.no_grad():
-        target = features(x.reshape(b * c, 1, h, w))
+    if target is None:
+        with torch.no_grad():
+            target = feature_maps(x, features)
     error = x.new_zeros(b * c)
-    for phi, phi_hat in zip(target, features(x_hat.reshape(b * c, 1, h, w)), strict=True):
+    for phi, phi_hat in zip(target, feature_maps(x_hat, features), strict=True):
         error = error + (phi - phi_hat).float().square().flatten(1).mean(1)
     return error.reshape(b, c).mean(1) * (c * h * w) / len(target)
 

@@ -1,7 +1,7 @@
 """Run records: what was trained, on what, by which code, and what came out.
 
 A record is a folder of plain files: `config.json`, `manifest.json`, `epochs.csv`, `metrics.json` and
-`weights.safetensors`. Nothing in it is code, nothing in it is a pickle, and every file appears whole or not at all.
+`weights.safetensors`; a light record has everything but the weights. Nothing in it is code, nothing in it is a pickle, and every file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 __all__ = [
-    "PROFILES", "RunRecord", "canonical", "check_parameters", "code_hash", "find_record", "load_record",
+    "PROFILES", "WEIGHTS", "RunRecord", "canonical", "check_parameters", "code_hash", "find_record", "load_record",
     "resolve_device", "run_name", "write_atomically", "write_record",
 ]  # fmt: skip
 
 PROFILES = ("smoke", "laptop", "paper")
 
-_FILES = ("config.json", "manifest.json", "epochs.csv", "metrics.json", "weights.safetensors")
+_FILES = ("config.json", "manifest.json", "epochs.csv", "metrics.json")
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,20 @@ class RunRecord:
     epochs: pd.DataFrame
     metrics: dict
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the trained weights were kept, and not only what was measured on them."""
+        return (self.folder / WEIGHTS).is_file()
+
     def weights_into(self, model: nn.Module) -> nn.Module:
-        """Loads the weights into `model` and returns it in evaluation mode."""
-        state = load_file(self.folder / "weights.safetensors")
+        """Loads the weights into `model` and returns it in evaluation mode.
+
+        Raises:
+            FileNotFoundError: If the record is a light one.
+        """
+        if not self.has_weights:
+            raise FileNotFoundError(f"{self.folder} keeps no weights; train it again with `retrain`")
+        state = load_file(self.folder / WEIGHTS)
         model.load_state_dict({name: value.float() for name, value in state.items()})
         return model.eval()
 
@@ -159,7 +171,7 @@ def write_record(
     """Writes a record, `metrics.json` last: a folder without it is not a record. Weights are stored as float16."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(folder / "weights.safetensors", save(state))
+    write_atomically(folder / WEIGHTS, save(state))
     write_atomically(folder / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     write_atomically(folder / "epochs.csv", epochs.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

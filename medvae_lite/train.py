@@ -7,10 +7,8 @@ randomness of a step comes from (seed, step), so a resumed run repeats the undis
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -24,10 +22,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medvae_lite import runs
-from medvae_lite.datasets import Batch, Prepared, Split
+from medvae_lite.datasets import Batch, Split
 from medvae_lite.losses import Step
 
-__all__ = ["FitConfig", "TrainingDiverged", "fit", "train_or_load"]
+__all__ = ["TRAINING_CODE", "FitConfig", "TrainingDiverged", "fit"]
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +46,8 @@ class FitConfig:
         batch_size: Subjects per step.
         learning_rate: Adam's, for every update.
         warmup: Steps over which the learning rate rises from 0.
-        decay_from: Fraction of the run after which it falls to 0 along half a cosine.
+        decay_from: Fraction of the run after which it falls to 0 along half a cosine; 1 keeps it constant.
+        drop_after: Step after which it is a tenth; 0 never drops it.
         grad_clip: Largest gradient norm per update.
         ema: Decay per step of the averaged weights that are kept in the end; 0 keeps the last ones.
         patience: Epochs without a better validation total before stopping with the best weights; 0 never stops.
@@ -62,6 +61,7 @@ class FitConfig:
     learning_rate: float = 1e-3
     warmup: int = 30
     decay_from: float = 0.6
+    drop_after: int = 0
     grad_clip: float = 100.0
     ema: float = 0.0
     patience: int = 0
@@ -78,7 +78,8 @@ class FitConfig:
         """Learning rate of a step."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         past = max(0.0, step / self.steps - self.decay_from) / max(1e-9, 1 - self.decay_from)
-        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, past)))
+        drop = 0.1 if 0 < self.drop_after <= step else 1.0
+        return self.learning_rate * rise * drop * 0.5 * (1 + math.cos(math.pi * min(1.0, past)))
 
 
 @dataclass
@@ -151,6 +152,7 @@ class _Loop:
         fused = device.type in ("cpu", "cuda")
         self.optimisers = [torch.optim.Adam(u.parameters, lr=config.learning_rate, fused=fused) for u in self.updates]
         self.parameters = list(model.parameters())
+        self.buffers = list(model.buffers())  # running statistics, if the model has a batch norm
         self.ema = [p.detach().clone() for p in self.parameters] if config.ema else []
         self.best_weights: list[Tensor] = []
         self.autocast = _autocast(config.speed, device)
@@ -253,6 +255,7 @@ class _Loop:
                 "identity": self.identity,
                 "state": state,
                 "parameters": [p.detach() for p in self.parameters],
+                "buffers": self.buffers,
                 "ema": self.ema,
                 "best": self.best_weights,
                 "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -271,6 +274,7 @@ class _Loop:
             raise ValueError(f"{self.folder} holds a checkpoint of another configuration; remove it or choose another folder")
         self.state = _State(**saved["state"])
         _copy(saved["parameters"], self.parameters)
+        _copy(saved["buffers"], self.buffers)
         _copy(saved["ema"], self.ema)
         self.best_weights = saved["best"]
         for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
@@ -295,73 +299,6 @@ class _Loop:
             **runs.environment(),
         }
         return pd.DataFrame(self.state.rows), manifest
-
-
-def train_or_load(
-    label: str,
-    build: Callable[[], nn.Module],
-    data: Prepared,
-    config: FitConfig,
-    *,
-    seed: int,
-    device: torch.device | str,
-    runs_root: str | Path,
-    retrain: bool = False,
-    evaluate: Callable[[nn.Module], dict] = lambda model: {},
-    notes: dict | None = None,
-    progress: bool = True,
-) -> tuple[nn.Module, runs.RunRecord]:
-    """The published run where configuration and data match, a new one otherwise.
-
-    Arguments:
-        label: First part of the run's folder name.
-        build: Makes the untrained model; called with torch's random numbers seeded.
-        evaluate: Final metrics of a trained model, by name.
-        notes: What else the result depends on (the hash of a feature network, say); part of the configuration.
-        retrain: Train although there is a record, and replace it when done.
-
-    Returns:
-        The model, in evaluation mode on `device`, and its record.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build()
-    wanted = {
-        "model": {"class": type(model).__name__, **model.config},
-        "fit": asdict(config),
-        "data": data.identity,
-        "seed": seed,
-        **(notes or {}),
-    }
-    wanted = json.loads(runs.canonical(wanted))
-    record = None if retrain else runs.find_record(runs_root, label, wanted)
-    if record is None:
-        name = runs.run_name(label, wanted)
-        work = Path(runs_root) / f".{name}.training"
-        epochs, manifest = fit(
-            model, data.split("train"), data.split("val"), config, seed=seed, device=device,
-            folder=work, identity=runs.canonical(wanted), progress=progress,
-        )  # fmt: skip
-        # Records hold float16 weights: what is measured must be what is kept.
-        _copy([p.detach().half().float() for p in model.parameters()], list(model.parameters()))
-        contents = {"config": wanted, "manifest": manifest, "epochs": epochs, "metrics": evaluate(model)}
-        record = _publish(Path(runs_root) / name, work, model=model, **contents)
-    elif record.manifest["code"] != runs.code_hash(*TRAINING_CODE):
-        log.warning("%s was trained by an earlier version of the code; `retrain` makes it again", record.folder.name)
-    return record.weights_into(model).to(device), record
-
-
-def _publish(folder: Path, work: Path, **contents) -> runs.RunRecord:
-    """Puts a whole record where an older one, or none, stands."""
-    runs.write_record(work, **contents)
-    (work / "checkpoint.pt").unlink(missing_ok=True)
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    work.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return runs.load_record(folder)
 
 
 def _autocast(speed: str, device: torch.device) -> torch.autocast:

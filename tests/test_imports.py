@@ -19,6 +19,7 @@ ALLOWED = {
     "hvae": {"losses", "nets", "gaussian"},
     "runs": set(),
     "train": {"runs", "losses", "datasets"},
+    "published": {"runs", "datasets", "train"},
     "datasets": set(),
     "disentangle": set(),
     "fidelity": set(),
@@ -28,8 +29,9 @@ ALLOWED = {
     "plots": set(),
     # The experiments of one part of the book: they put the rest together, and nothing imports them.
     "cardiac": {
-        "datasets", "disentangle", "fidelity", "gaussian", "losses", "nets", "runs", "sivae", "train",
+        "datasets", "disentangle", "fidelity", "gaussian", "losses", "nets", "published", "runs", "sivae", "train",
     },
+    "experiments": {"cardiac", "runs"},
 }
 # Only data_prep knows file formats of images and cohorts.
 FORMATS = {"nibabel", "nilearn", "pydicom", "SimpleITK"}

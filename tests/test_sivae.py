@@ -23,6 +23,10 @@ ADVERSARIAL = [
     *({"repulsion": 0.5, **s} for s in SETTINGS),
     {"gamma_reg": 0.02, "beta_rec": 0.8, "alpha_pl": 0.3, "repulsion": 0.5, "fake_recon": True},
     {"gamma_reg": 0.02, "beta_rec": 0.8, "alpha_pl": 0.3, "repulsion": 0.5, "fake_recon": True, "eta": 0.4},
+    {"repulsion": 0.5, "fakes": 2, "scale": "pixels"},
+    {"repulsion": 0.5, "sources": "prior"},
+    {"repulsion": 0.5, "sources": "prior", "fakes": 2, "eta": 0.2, "fake_recon": True, "alpha_mse_fake": 0.1},
+    {"repulsion": 0.5, "fakes": 2, "alpha_mse": 1 / 512, "alpha_pl": 0.2, "fake_recon": True, "alpha_mse_fake": 0.1},
 ]
 
 
@@ -55,8 +59,8 @@ def kl_(mu, logvar):
     return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
 
 
-def recon_(model, x, x_hat):
-    squares = ((x.double() - x_hat.double()) ** 2).sum((1, 2, 3))
+def recon_(model, x, x_hat, alpha_mse=None):
+    squares = ((x.double() - x_hat.double()) ** 2).sum((1, 2, 3)) * (model.alpha_mse if alpha_mse is None else alpha_mse)
     if not model.alpha_pl:
         return squares
     c, h, w = x.shape[1:]
@@ -90,31 +94,56 @@ def equation_3(model, data, noise):
     return elbo.mean() + model.gamma_reg * attribute_(model, z, data.attributes)
 
 
+def s_(model, x):
+    return 1 / (x[0].numel() if model.config["scale"] == "values" else x[0, 0].numel())
+
+
+def sources_(model, z, z_prior):
+    """Codes of generated images, source by source: each source counts the same."""
+    count = model.fakes * len(z) - len(z_prior)
+    return [z[:count].detach(), z_prior] if model.sources == "both" else [z_prior]
+
+
+def draws_(model, n=5, d=8):
+    """The step's random numbers in the order the model draws them."""
+    generated = model.fakes * n
+    prior = generated if model.sources == "prior" else generated // 2
+    again = generated if model.fake_recon or model.eta else 0
+    return draws((n, d), (prior, d), (again, d))
+
+
 def equation_6(model, data, noise, z_prior, noise_fake):
-    x, s = data.image, 1 / data.image[0].numel()
+    x, s = data.image, s_(model, data.image)
     q = model.encode(x)
     z = draw_(q, noise)
     x_hat = model.decode(z)
-    repel = []
-    for fake, noise_again in zip((x_hat.detach(), model.decode(z_prior).detach()), noise_fake.chunk(2)):
-        q_fake = model.encode(fake)
-        again = recon_(model, fake, model.decode(draw_(q_fake, noise_again))) if model.fake_recon else 0
+    repel, done = [], 0
+    for codes in sources_(model, z, z_prior):
+        fake = model.decode(codes).detach()
+        q_fake, again = model.encode(fake), 0
+        if model.fake_recon:
+            once_more = model.decode(draw_(q_fake, noise_fake[done : done + len(fake)]))
+            again = recon_(model, fake, once_more, model.alpha_mse_fake)
         exponent = -2 * s * (model.beta_rec * again + model.beta_neg * kl_(*q_fake))
         repel.append(torch.exp(exponent) / 2)
+        done += len(fake)
     elbo = s * (model.beta_rec * recon_(model, x, x_hat) + model.beta_kl * kl_(*q))
-    return model.gamma_reg * attribute_(model, z, data.attributes) + (elbo + sum(repel) / 2).mean()
+    return model.gamma_reg * attribute_(model, z, data.attributes) + elbo.mean() + torch.cat(repel).mean()
 
 
 def equation_7(model, data, noise, z_prior, noise_fake):
-    x, s = data.image, 1 / data.image[0].numel()
+    x, s = data.image, s_(model, data.image)
     z = draw_(model.encode(x), noise).detach()
-    generated = []
-    for fake, noise_again in zip((model.decode(z), model.decode(z_prior)), noise_fake.chunk(2)):
-        q_fake = model.encode(fake)
-        z_fake = draw_(q_fake, noise_again).detach()
-        again = recon_(model, fake.detach(), model.decode(z_fake))
+    generated, done = [], 0
+    for codes in sources_(model, z, z_prior):
+        fake = model.decode(codes)
+        q_fake, again = model.encode(fake), 0
+        if model.eta:
+            z_fake = draw_(q_fake, noise_fake[done : done + len(fake)]).detach()
+            again = recon_(model, fake.detach(), model.decode(z_fake))
         generated.append(model.eta * model.beta_rec * again + model.beta_kl * kl_(*q_fake))
-    return (s * model.beta_rec * recon_(model, x, model.decode(z)) + s * sum(generated) / 2).mean()
+        done += len(fake)
+    return s * (model.beta_rec * recon_(model, x, model.decode(z)).mean() + torch.cat(generated).mean())
 
 
 def assert_same(model, total, expected, parameters):
@@ -138,7 +167,7 @@ def test_equation_3(settings):
 @pytest.mark.parametrize("settings", ADVERSARIAL)
 def test_equation_6(settings):
     model, data = make(ARSIVAE, **settings), batch()
-    expected = equation_6(model, data, *draws((5, 8), (5, 8), (10, 8)))
+    expected = equation_6(model, data, *draws_(model))
     total = model.encoder_loss(data, step()).total().mean()
     assert_same(model, total, expected, model.encoder.parameters())
 
@@ -147,7 +176,7 @@ def test_equation_6(settings):
 def test_equation_7(settings):
     model, data, now = make(ARSIVAE, **settings), batch(), step()
     model.encoder_loss(data, now)
-    expected = equation_7(model, data, *draws((5, 8), (5, 8), (10, 8)))
+    expected = equation_7(model, data, *draws_(model))
     assert_same(model, model.decoder_loss(data, now).total().mean(), expected, model.decoder.parameters())
 
 
@@ -163,7 +192,7 @@ def test_generated_images_are_data_to_the_encoder():
     terms.repel.sum().backward()
     assert all(p.grad is None for p in model.decoder.parameters())
     assert any(p.grad.abs().sum() > 0 for p in model.encoder.parameters())
-    assert not any(value.requires_grad for value in now.carry.values())
+    assert not any(v.requires_grad for v in now.carry.values() if isinstance(v, torch.Tensor))
 
 
 def test_every_term_has_one_value_per_image():
@@ -200,6 +229,34 @@ def test_attribute_k_rules_dimension_k_alone():
     assert torch.equal(old[:, [0, 2]], z.grad[:, [0, 2]]) and not torch.equal(old[:, 1], z.grad[:, 1])
 
 
+@pytest.mark.parametrize("fakes", [1, 2])
+@torch.no_grad()
+def test_both_sources_are_decoded_once(fakes):
+    """Codes that are reconstructed and judged pass the decoder once, and give the same images."""
+    model, z = make(ARSIVAE, fakes=fakes), torch.randn(5, 8)
+    z_fake, passed, decode = model.fake_codes(z, step()), [], model.decode
+    assert len(z_fake) == 5 * fakes and torch.equal(z_fake[: (5 * fakes + 1) // 2], z[: (5 * fakes + 1) // 2])
+    model.decode = lambda codes: passed.append(len(codes)) or decode(codes)
+    x_hat, fake = model.decode_both(z, z_fake)
+    assert passed == [5 + 5 * fakes // 2]
+    torch.testing.assert_close(x_hat, decode(z))
+    torch.testing.assert_close(fake, decode(z_fake))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"sources": "one"}, "`sources` must be one of both, prior, got 'one'"),
+        ({"scale": "image"}, "`scale` must be one of values, pixels, got 'image'"),
+        ({"fakes": 3}, "`fakes` must be 1 or 2 generated images per real one, got 3"),
+        ({"norm": "layer"}, "`norm` must be one of group, frozen, batch, got 'layer'"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make(ARSIVAE, **settings)
+
+
 @pytest.mark.parametrize(("channels", "size", "repulsion"), [(1, 128, 0.125), (2, 16, 0.125), (2, 64, 3.0)])
 def test_repulsion_is_the_slope_per_nat(channels, size, repulsion):
     model = ARSIVAE(channels=channels, size=size, repulsion=repulsion, latent_dim=8)
@@ -207,8 +264,9 @@ def test_repulsion_is_the_slope_per_nat(channels, size, repulsion):
     assert 2 * model.scale * model.beta_neg == pytest.approx(repulsion, rel=1e-12)
 
 
-def test_the_papers_repulsion():
-    model = ARSIVAE(channels=1, size=128, latent_dim=8)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_papers_repulsion(channels):
+    model = ARSIVAE(channels=channels, size=128, latent_dim=8, scale="pixels")
     assert model.scale == 1 / 128**2 and model.beta_neg == 1024
 
 

@@ -16,10 +16,11 @@ import torch
 from _helpers import write_folder
 from torch import Tensor, nn
 
-from medvae_lite import datasets, runs, train
+from medvae_lite import datasets, published, runs
 from medvae_lite.losses import Terms, Update
+from medvae_lite.published import train_or_load
 from medvae_lite.sivae import ARSIVAE, AttriVAE
-from medvae_lite.train import FitConfig, TrainingDiverged, fit, train_or_load
+from medvae_lite.train import FitConfig, TrainingDiverged, fit
 
 EXACT = FitConfig(steps=52, batch_size=7, learning_rate=1e-3, warmup=5, speed="exact")
 ROW = 26  # steps between rows: the fewest whole passes of two steps that make at least 25
@@ -330,7 +331,7 @@ def test_impossible_settings_are_refused(wrong, sentence):
 def fits(monkeypatch):
     """Counts the calls of `fit`."""
     calls = []
-    monkeypatch.setattr(train, "fit", lambda *args, **options: calls.append(options) or fit(*args, **options))
+    monkeypatch.setattr(published, "fit", lambda *args, **options: calls.append(options) or fit(*args, **options))
     return calls
 
 

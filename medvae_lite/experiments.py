@@ -1,0 +1,167 @@
+r"""Which runs the cardiac chapters compare. Chapters and publisher both read these lists, so neither can miss one.
+
+Objectives: "paper" reads equations 6 and 7 of Di Folco et al. 2024 literally; "reference" is what their public code
+computes; "default" is this package's. Every discrepancy between the last two is a change that can be made alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+from medvae_lite.cardiac import MODELS, Study
+from medvae_lite.runs import RunRecord
+
+__all__ = [
+    "FACTORIAL", "FRAMES", "GAMMAS", "GRID_PROFILE", "INSTABILITY", "REPULSIONS", "Run", "SEEDS", "TABLES", "ablation", "discrepancies",
+    "objectives", "published",
+]  # fmt: skip
+
+SEEDS = {"smoke": 1, "laptop": 3, "grid": 3, "paper": 3}
+"""Seeds per published run, by profile."""
+
+GRID_PROFILE = {"smoke": "smoke", "laptop": "grid", "paper": "laptop"}
+"""The smaller profile in which a chapter of the given profile compares many settings."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained model of an experiment, up to its seed.
+
+    Arguments:
+        title: What tables call it.
+        model: Key of `medvae_lite.cardiac.MODELS`.
+        settings: Arguments of the model to replace.
+        frame: The only frame the model sees; "" for all, one an image channel.
+        fit: Fields of the profile's `FitConfig` to replace.
+        seeds: Largest number of seeds worth training.
+    """
+
+    title: str
+    model: str
+    settings: dict = field(default_factory=dict)
+    frame: str = ""
+    fit: dict = field(default_factory=dict)
+    seeds: int = 3
+
+    def same(self, other: Run) -> bool:
+        """Whether the other run trains the same model; titles may differ, and defaults may be spelled out."""
+        mine, theirs = (replace(run, title="", seeds=0, settings=MODELS[run.model][1] | run.settings) for run in (self, other))
+        return mine == theirs
+
+    def train(self, study: Study):
+        """The model and its record."""
+        return study.only(self.frame).train(self.model, fit=self.fit, **self.settings)
+
+    def record(self, study: Study) -> RunRecord:
+        """The record alone."""
+        return study.only(self.frame).record(self.model, fit=self.fit, **self.settings)
+
+    def records(self, study: Study) -> list[RunRecord]:
+        """One record a seed, as many as the profile publishes."""
+        return [self.record(one) for one in study.repeats(min(self.seeds, SEEDS[study.profile]))]
+
+
+FRAMES = ("", "ED", "ES")
+TITLES = {"beta_vae_published": "β-VAE", "attri_vae_published": "Attri-VAE", "sivae": "SIVAE", "ar_sivae": "AR-SIVAE"}
+# Tables 1 and 2 of the paper. The published KL weight stands beside a squared error per channel: halved for one.
+TABLES = [
+    Run(title, model, {"beta_kl": 0.5} if frame and "vae_published" in model else {}, frame)
+    for frame in FRAMES
+    for model, title in TITLES.items()
+]
+
+# Is it the adversary? Each combination with and without it. Without it, several weights of the KL give the
+# reconstruction at every rate, so that a run with it can be compared with what its own rate gives without.
+FACTORIAL = {
+    "neither": [
+        Run("neither, β 1", "attri_vae_published"),
+        *(Run(f"neither, β {beta:g}", "attri_vae", {"beta_kl": beta}) for beta in (0.5, 0.2, 0.1)),
+    ],
+    "perceptual": [Run(f"perceptual, β {beta:g}", "attri_vae_pl", {"beta_kl": beta}) for beta in (1.0, 0.5, 0.25)],
+    "adversary": [Run("adversary", "ar_sivae", {"alpha_pl": 0.0})],
+    "both": [Run("both", "ar_sivae")],
+}
+
+# How hard to push: the exponent's slope per nat of KL, between a push without end and one that never starts.
+REPULSIONS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.5)
+INSTABILITY = {
+    **{f"repulsion {r:g}": Run(f"repulsion {r:g}", "ar_sivae", {"repulsion": r}, seeds=1) for r in REPULSIONS},
+    "no adversary": Run("no adversary", "attri_vae_pl", seeds=1),
+    "collapse": Run("collapse", "ar_sivae", {"beta_kl": 50.0}, seeds=1),
+    "batch norm": Run("batch norm", "ar_sivae", {"norm": "batch"}, seeds=1),
+    "learning rate 0.03": Run("learning rate 0.03", "ar_sivae", fit={"learning_rate": 0.03}, seeds=1),
+}
+
+GAMMAS = (0.0, 5.0, 16.0, 50.0, 160.0, 500.0)
+"""Weights of the attribute term in nats; AR-SIVAE's own weight stands outside the scale s."""
+
+
+def ablation(values: int) -> dict[tuple[str, float], Run]:
+    """Attri-VAE and AR-SIVAE at every weight in `GAMMAS`, by title and weight.
+
+    Arguments:
+        values: Values per image, channels times pixels: one over AR-SIVAE's scale s, outside which its weight stands.
+    """
+    models = {"Attri-VAE": ("attri_vae", 1), "AR-SIVAE": ("ar_sivae", values)}
+    return {
+        (title, gamma): Run(f"{title}, {gamma:g}", model, {"gamma_reg": gamma / scale})
+        for title, (model, scale) in models.items()
+        for gamma in GAMMAS
+    }
+
+
+def discrepancies(size: int, *, epoch_steps: int) -> dict[str, Run]:
+    """What the public code does otherwise than this package, each made alone to AR-SIVAE.
+
+    Arguments:
+        size: Image height and width in pixels; the model sees two frames.
+        epoch_steps: Steps per epoch, after the first of which the public code's learning rate is a tenth.
+    """
+    pixels, values = size**2, 2 * size**2
+    changes = {
+        "pixel error almost gone": {"alpha_mse": 0.1 / values},
+        "pixel error in the exponent": {"fake_recon": True, "alpha_mse_fake": 0.1},
+        "perceptual weight of 100": {"alpha_pl": 400 / pixels},  # the sum over 4 levels of means, in nats
+        "beta_rec 0.8, beta_kl 1": {"beta_rec": 0.8, "beta_kl": 1.0},
+        "channels left out of s": {"scale": "pixels"},
+        "gamma_reg 0.05, delta 10": {"gamma_reg": 0.05, "delta": 10.0},
+        "repulsion 0.125": {"repulsion": 0.125},  # its 2 s beta_neg, at the paper's 128 px
+        "two generated per real": {"fakes": 2},
+        "eta 1e-8": {"eta": 1e-8},
+        "norms frozen": {"norm": "frozen"},
+        "no sigmoid": {"bounded": False},
+    }
+    runs = {title: Run(title, "ar_sivae", settings) for title, settings in changes.items()}
+    rate = {"drop_after": epoch_steps, "decay_from": 1.0}
+    return runs | {"learning rate / 10 after an epoch": Run("learning rate / 10 after an epoch", "ar_sivae", fit=rate)}
+
+
+def objectives(size: int, *, epoch_steps: int) -> dict[str, Run]:
+    """The three objectives on one network: "default", "paper" and "reference". Arguments as in `discrepancies`."""
+    changes = discrepancies(size, epoch_steps=epoch_steps)
+    everything: dict = {}
+    for run in changes.values():
+        everything |= run.settings
+    printed = {
+        "sources": "prior", "fake_recon": True, "alpha_mse": 1 / (2 * size**2), "alpha_pl": 400 / size**2, "eta": 1e-8,
+        "beta_rec": 0.8, "beta_kl": 1.0, "scale": "pixels", "gamma_reg": 0.05, "delta": 10.0, "repulsion": 0.125,
+    }  # fmt: skip
+    fit = changes["learning rate / 10 after an epoch"].fit
+    return {
+        "default": Run("default", "ar_sivae"),
+        "paper": Run("paper", "ar_sivae", printed),
+        "reference": Run("reference", "ar_sivae", everything, fit=fit),
+    }
+
+
+def published(study: Study) -> list[Run]:
+    """Every run that the book publishes for a study, once each, those that most chapters need first."""
+    if study.profile == "grid":
+        size, steps = study.data.size, len(study.data.split("train")) // study.size.fit.batch_size
+        groups = (objectives, discrepancies)
+        runs = [run for group in groups for run in group(size, epoch_steps=steps).values()]
+        runs += [*ablation(2 * size**2).values(), *INSTABILITY.values()]
+    else:
+        runs = [*TABLES[:4], *chain(*FACTORIAL.values()), *TABLES[4:]]
+    return [run for i, run in enumerate(runs) if not any(run.same(earlier) for earlier in runs[:i])]

@@ -1,0 +1,93 @@
+"""Published runs: the record where there is one, training where there is none.
+
+Chapters and the run publisher get every trained model here, so neither can show a model that no record describes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medvae_lite import runs
+from medvae_lite.datasets import Prepared
+from medvae_lite.train import TRAINING_CODE, FitConfig, fit
+
+__all__ = ["train_or_load"]
+
+log = logging.getLogger(__name__)
+
+
+def train_or_load(
+    label: str,
+    build: Callable[[], nn.Module],
+    data: Prepared,
+    config: FitConfig,
+    *,
+    seed: int,
+    device: torch.device | str,
+    runs_root: str | Path,
+    retrain: bool = False,
+    evaluate: Callable[[nn.Module], dict] = lambda model: {},
+    notes: dict | None = None,
+    progress: bool = True,
+    light: bool = False,
+) -> tuple[nn.Module | None, runs.RunRecord]:
+    """The published run where configuration and data match, a new one otherwise.
+
+    Arguments:
+        label: First part of the run's folder name.
+        build: Makes the untrained model; called with torch's random numbers seeded.
+        evaluate: Final metrics of a trained model, by name.
+        notes: What else the result depends on (the hash of a feature network, say); part of the configuration.
+        retrain: Train although there is a record, and replace it when done.
+        light: Ask for the record only: one without weights will do, and the model returned is None.
+
+    Returns:
+        The model, in evaluation mode on `device`, and its record.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build()
+    wanted = {
+        "model": {"class": type(model).__name__, **model.config},
+        "fit": asdict(config),
+        "data": data.identity,
+        "seed": seed,
+        **(notes or {}),
+    }
+    wanted = json.loads(runs.canonical(wanted))
+    record = None if retrain else runs.find_record(runs_root, label, wanted)
+    if record is None or not (light or record.has_weights):
+        name = runs.run_name(label, wanted)
+        work = Path(runs_root) / f".{name}.training"
+        epochs, manifest = fit(
+            model, data.split("train"), data.split("val"), config, seed=seed, device=device,
+            folder=work, identity=runs.canonical(wanted), progress=progress,
+        )  # fmt: skip
+        # Records hold float16 weights: what is measured must be what is kept.
+        model.half().float()
+        contents = {"config": wanted, "manifest": manifest, "epochs": epochs, "metrics": evaluate(model)}
+        record = _publish(Path(runs_root) / name, work, model=model, **contents)
+    elif record.manifest["code"] != runs.code_hash(*TRAINING_CODE):
+        log.warning("%s was trained by an earlier version of the code; `retrain` makes it again", record.folder.name)
+    return None if light else record.weights_into(model).to(device), record
+
+
+def _publish(folder: Path, work: Path, **contents) -> runs.RunRecord:
+    """Puts a whole record where an older one, or none, stands."""
+    runs.write_record(work, **contents)
+    (work / "checkpoint.pt").unlink(missing_ok=True)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    work.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return runs.load_record(folder)
