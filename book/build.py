@@ -105,6 +105,8 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
+        if cell.metadata.get("tags") == []:
+            del cell.metadata["tags"]  # papermill's, which no text asked for
         if cell.cell_type != "code":
             continue
         outputs: list[NotebookNode] = []

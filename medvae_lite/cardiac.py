@@ -35,6 +35,7 @@ class Profile:
         subjects: Phantom subjects.
         size: Image height and width in pixels; a larger prepared folder is averaged down to it.
         latent_dim: Latent dimensions.
+        repulsion: AR-SIVAE's and SIVAE's: about 4 over the nats per image that they spend without the adversary.
         fit: How the models are trained.
         feature_subjects: Phantom subjects each feature network is trained on.
         feature_fit: How the feature networks are trained.
@@ -43,6 +44,7 @@ class Profile:
     subjects: int
     size: int
     latent_dim: int
+    repulsion: float
     fit: FitConfig
     feature_subjects: int
     feature_fit: FitConfig
@@ -50,21 +52,21 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(
-        subjects=240, size=32, latent_dim=16, fit=FitConfig(steps=60, batch_size=32),
+        subjects=240, size=32, latent_dim=16, repulsion=0.1, fit=FitConfig(steps=60, batch_size=32),
         feature_subjects=120, feature_fit=FitConfig(steps=40, batch_size=16, learning_rate=3e-3),
     ),
     "laptop": Profile(
-        subjects=4000, size=64, latent_dim=64, fit=FitConfig(steps=1200, batch_size=16, learning_rate=2e-3),
+        subjects=4000, size=64, latent_dim=64, repulsion=0.04, fit=FitConfig(steps=1200, batch_size=16, learning_rate=2e-3),
         feature_subjects=1000, feature_fit=FitConfig(steps=400, batch_size=16, learning_rate=3e-3),
     ),
     # For grids of many runs, a minute each: what a setting does, not how well a model can be trained.
     "grid": Profile(
-        subjects=2000, size=32, latent_dim=32, fit=FitConfig(steps=400, batch_size=16, learning_rate=2e-3),
+        subjects=2000, size=32, latent_dim=32, repulsion=0.1, fit=FitConfig(steps=500, batch_size=16, learning_rate=3e-3),
         feature_subjects=1000, feature_fit=FitConfig(steps=400, batch_size=16, learning_rate=3e-3),
     ),
     # The paper's cohort (3752 / 804 / 804), batch, latent size and learning rate; 750 epochs of 29 steps.
     "paper": Profile(
-        subjects=5360, size=128, latent_dim=128,
+        subjects=5360, size=128, latent_dim=128, repulsion=0.02,
         fit=FitConfig(steps=750 * 29, batch_size=128, learning_rate=2e-4, warmup=500),
         feature_subjects=2000, feature_fit=FitConfig(steps=2000, batch_size=32, learning_rate=1e-3),
     ),
@@ -80,8 +82,8 @@ MODELS = {
     "attri_vae_published": (AttriVAE, {"beta_kl": 1.0, "gamma_reg": 160.0}),
     # Not in the paper: what the perceptual term gives without the adversary.
     "attri_vae_pl": (AttriVAE, {"beta_kl": 0.5, "gamma_reg": 160.0, "alpha_pl": 0.3}),
-    "sivae": (ARSIVAE, {"beta_kl": 0.5, "gamma_reg": 0.0, "alpha_pl": 0.3, "repulsion": 0.04}),
-    "ar_sivae": (ARSIVAE, {"beta_kl": 0.5, "gamma_reg": 0.02, "alpha_pl": 0.3, "repulsion": 0.04}),
+    "sivae": (ARSIVAE, {"beta_kl": 0.5, "gamma_reg": 0.0, "alpha_pl": 0.3}),
+    "ar_sivae": (ARSIVAE, {"beta_kl": 0.5, "gamma_reg": 0.02, "alpha_pl": 0.3}),
 }
 
 # Two feature networks of other shapes, other subjects and other starting weights: a model is never
@@ -185,9 +187,14 @@ class Study:
         """The run record alone: quick, and published for more seeds than the weights are."""
         return self._train(name, fit or {}, settings, light=True)[1]
 
-    def _train(self, name: str, fit: dict, settings: dict, *, light: bool):
+    def settings(self, name: str, changed: dict) -> dict:
+        """Arguments of the model called `name`: the profile's and its own, some of them replaced."""
         family, defaults = MODELS[name]
-        settings = {"latent_dim": self.size.latent_dim, **defaults, **settings}
+        repulsion = {"repulsion": self.size.repulsion} if family is ARSIVAE else {}
+        return {"latent_dim": self.size.latent_dim, **repulsion, **defaults, **changed}
+
+    def _train(self, name: str, fit: dict, settings: dict, *, light: bool):
+        family, settings = MODELS[name][0], self.settings(name, settings)
         notes = {}
         if settings.get("alpha_pl"):
             settings["features"] = self.features("loss")

@@ -146,3 +146,16 @@ def test_reading_never_writes(folder):
     data.images[0] = 0  # a private copy of the page
     data.split("train").batch().image.zero_()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_one_frame_alone(folder):
+    data = datasets.load(folder)
+    alone, whole = data.only("ES").split("test").batch(), data.split("test").batch()
+    assert torch.equal(alone.image, whole.image[:, 1:]) and torch.equal(alone.labels, whole.labels[:, 1:])
+    own = [k for k, name in enumerate(ATTRIBUTES) if name.endswith("ESV")]
+    assert data.only("ES").attributes == tuple(ATTRIBUTES[k] for k in own) and len(own) == 3
+    assert torch.equal(alone.attributes, whole.attributes[:, own]) and torch.equal(alone.index, whole.index)
+    np.testing.assert_array_equal(data.only("ES").attribute_ml, data.attribute_ml[:, own])
+    assert len({data.identity, data.only("ED").identity, data.only("ES").identity}) == 3
+    with pytest.raises(ValueError, match="`frame` must be one of ED, ES, got 'diastole'"):
+        data.only("diastole")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medvae_lite.nets import CODE_CHANNELS, Decoder, Encoder, FeatureNet, default_widths
+from medvae_lite.nets import CODE_CHANNELS, Decoder, Encoder, FeatureNet, default_widths, norm_layer
 
 SIZES = (16, 32, 64, 128, 256)
 
@@ -107,3 +107,36 @@ def test_feature_network_shapes():
     net, x = FeatureNet(widths=(4, 8, 16), classes=5), torch.rand(2, 1, 16, 24)
     assert [tuple(phi.shape) for phi in net.features(x)] == [(2, 4, 16, 24), (2, 8, 8, 12), (2, 16, 4, 6)]
     assert net(x).shape == (2, 5, 16, 24)
+
+
+@torch.no_grad()
+def test_frozen_norm_is_batch_norm_in_evaluation():
+    """Up to its epsilon: an affine map per channel, whatever is in the batch."""
+    frozen, batch = norm_layer(6, "frozen"), norm_layer(6, "batch").eval()
+    for layer in (frozen, batch):
+        layer.weight.copy_(torch.linspace(0.5, 2, 6)), layer.bias.copy_(torch.linspace(-1, 1, 6))
+    h = torch.randn(3, 6, 4, 4)
+    torch.testing.assert_close(frozen(h), batch(h), rtol=1e-5, atol=1e-5)
+    assert torch.equal(frozen(h)[:1], frozen(h[:1]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("norm", "alike"), [("group", True), ("frozen", True), ("batch", False)])
+def test_only_batch_norm_sees_the_batch(norm, alike):
+    encoder, x = Encoder(channels=2, size=16, latent_dim=8, norm=norm), torch.rand(3, 2, 16, 16)
+    trained, evaluated = encoder.train()(x)[0], encoder.eval()(x)[0]
+    assert torch.equal(trained, evaluated) == alike
+
+
+@torch.no_grad()
+def test_an_unbounded_decoder_is_the_bounded_one_without_its_sigmoid():
+    bounded, free = (Decoder(channels=2, size=16, latent_dim=8, bounded=b) for b in (True, False))
+    free.load_state_dict(bounded.state_dict())
+    z = 9 * torch.randn(3, 8)
+    assert torch.equal(torch.sigmoid(free(z)), bounded(z)) and (free(z) < 0).any()
+
+
+def test_feature_networks_of_one_and_two_convolutions():
+    one, two = (FeatureNet(widths=(8, 16), depth=d) for d in (1, 2))
+    assert [sum(isinstance(m, torch.nn.Conv2d) for m in net.levels.modules()) for net in (one, two)] == [2, 4]
+    assert one.config == {"widths": [8, 16], "classes": 4, "depth": 1} and two.config["depth"] == 2

@@ -140,6 +140,16 @@ def test_a_record_without_metrics_is_not_finished(tmp_path):
         runs.load_record(folder)
 
 
+def test_a_light_record_keeps_everything_but_the_weights(tmp_path):
+    folder = record(tmp_path / runs.run_name("x", CONFIG)).folder
+    assert runs.load_record(folder).has_weights
+    (folder / runs.WEIGHTS).unlink()
+    light = runs.find_record(tmp_path, "x", CONFIG)
+    assert light.metrics == {"mse": 0.125, "split": "test"} and not light.has_weights
+    with pytest.raises(FileNotFoundError, match="keeps no weights; train it again with `retrain`"):
+        light.weights_into(nn.Linear(3, 2))
+
+
 def test_the_same_run_writes_the_same_bytes(tmp_path):
     model = nn.Linear(3, 2)
     one, two = (record(tmp_path / name, model=model).folder for name in "ab")

@@ -403,3 +403,41 @@ def test_a_killed_run_is_continued_by_the_next_call(data, tmp_path, fits):
     assert len(models[1].seen) == 52 - ROW and record.folder.name == whole.folder.name
     assert (record.folder / "epochs.csv").read_bytes() == (whole.folder / "epochs.csv").read_bytes()
     assert (record.folder / "weights.safetensors").read_bytes() == (whole.folder / "weights.safetensors").read_bytes()
+
+
+def test_a_light_record_is_enough_to_ask_for_the_record(data, tmp_path, fits):
+    """Without weights a record answers for its metrics; whoever wants the model gets it trained again, the same."""
+    model, record = obtain(data, tmp_path)
+    (record.folder / runs.WEIGHTS).unlink()
+    nothing, light = obtain(data, tmp_path, light=True)
+    assert nothing is None and light.metrics == record.metrics and len(fits) == 1
+    again, whole = obtain(data, tmp_path)
+    assert len(fits) == 2 and torch.equal(again.w, model.w) and whole.has_weights
+
+
+def test_a_dropped_rate_is_a_tenth():
+    plain, dropped = (FitConfig(steps=100, warmup=0, decay_from=1.0, drop_after=n) for n in (0, 40))
+    assert [dropped.rate(s) / plain.rate(s) for s in (0, 39, 40, 99)] == pytest.approx([1, 1, 0.1, 0.1])
+
+
+class Counter(Line):
+    """A line that counts its training batches in a buffer, as a batch norm keeps its statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("batches", torch.zeros(()))
+
+    def loss(self, batch, step):
+        self.batches += 1
+        return super().loss(batch, step)
+
+
+def test_buffers_are_continued_too(data, tmp_path):
+    train_split, val_split = data.split("train"), data.split("val")
+    whole, part = Counter(), disturb(Counter(), kill_at(ROW + 1))
+    fit(whole, train_split, val_split, EXACT, progress=False)
+    with pytest.raises(Killed):
+        fit(part, train_split, val_split, EXACT, folder=tmp_path, progress=False)
+    again = Counter()
+    fit(again, train_split, val_split, EXACT, folder=tmp_path, progress=False)
+    assert float(again.batches) == float(whole.batches) > ROW
