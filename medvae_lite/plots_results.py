@@ -23,7 +23,7 @@ MARKS = ("o", "s", "D", "^", "v")
 def plot_seeds(
     scores: Mapping[str, Mapping[str, ArrayLike]], *, label: str = "", ax: Axes | None = None
 ) -> Axes:
-    """One score of several models, each trained with several seeds: their mean, and a line over their range.
+    """One score of several models, each trained with several seeds: a tick a seed, a line over them, a mark at the mean.
 
     Arguments:
         scores: Series (colour and mark) to model (row, first on top) to its scores, one a seed, shape (S,). A model
@@ -43,7 +43,8 @@ def plot_seeds(
                 raise ValueError(f"`scores` must hold one value or more of {model!r} in {series!r}, got none")
             look = {"color": COLOURS[s % len(COLOURS)], "marker": MARKS[s % len(MARKS)], "linestyle": "none"}
             row = models.index(model) + offset
-            ax.hlines(row, values.min(), values.max(), color=look["color"], linewidth=2)
+            ax.hlines(row, values.min(), values.max(), color=look["color"], linewidth=1)
+            ax.vlines(values, row - 0.06, row + 0.06, color=look["color"], linewidth=1)
             ax.plot([values.mean()], [row], **look, markersize=5, label=series if model == next(iter(rows)) else None)
     ax.set(yticks=range(len(models)), yticklabels=models, xlabel=label, ylim=(len(models) - 0.5, -0.5))
     ax.tick_params(axis="y", length=0)

@@ -27,7 +27,10 @@ ALLOWED = {
     "export": set(),
     "widgets": {"export"},
     "plots": set(),
-    # The experiments of one part of the book: they put the rest together, and nothing imports them.
+    "plots_results": {"plots"},
+    "plots_objectives": {"plots"},
+    "repulsion": set(),
+    # The experiments of one part of the book: they put the rest together, and nothing below imports them.
     "cardiac": {
         "datasets", "disentangle", "fidelity", "gaussian", "losses", "nets", "published", "runs", "sivae", "train",
     },

@@ -17,8 +17,8 @@ MUTATIONS = {
     "attributes order codes backwards": ("losses", "- torch.sign(d_a)", "+ torch.sign(d_a)", "attribute_fixture"),
     "equation 6 rewards disorder": ("sivae", "return self.gamma_reg * self.attribute + elbo", "return elbo - self.gamma_reg * self.attribute", "equation_6"),
     "equation 7 subtracts generated images": ("sivae", "self.beta_rec * self.recon + fake", "self.beta_rec * self.recon - fake", "equation_7"),
-    "generated images are not detached": ("sivae", "with torch.no_grad():\n            fakes", "with torch.enable_grad():\n            fakes", "equation_6"),
-    "the scale forgets the channels": ("sivae", 'self.config["channels"] * self.config["size"] ** 2', 'self.config["size"] ** 2', "slope_per_nat"),
+    "generated images are not detached": ("sivae", "with torch.no_grad():\n            target", "with torch.enable_grad():\n            target", "generated_images_are_data"),
+    "the scale forgets the channels": ("sivae", 'self.config["channels"] * pixels', 'pixels', "slope_per_nat"),
     "a continued run forgets its optimiser": ("train", "optimiser.load_state_dict(state)", "pass", "killed_run_is_continued"),
 }  # fmt: skip
 

@@ -21,16 +21,17 @@ def closed():
     plt.close("all")
 
 
-def ranges(ax):
-    """Every horizontal range line as (low, high)."""
-    return [tuple(segment[:, 0]) for lines in ax.collections for segment in lines.get_segments()]
+def spans(ax, which):
+    """Where every line of the ranges (0) or of the seeds' ticks (1) begins and ends across; they are drawn in turn."""
+    return [tuple(segment[:, 0]) for lines in ax.collections[which::2] for segment in lines.get_segments()]
 
 
-def test_seeds_mark_mean_and_range():
+def test_seeds_mark_mean_range_and_every_seed():
     ax = plots_results.plot_seeds(SCORES, label="score")
     means = [line.get_xdata()[0] for line in ax.lines if line.get_marker() != "None"]
     np.testing.assert_allclose(means, [0.7 / 3, 0.5, 0.3, 0.8])
-    np.testing.assert_allclose(ranges(ax), [(0.1, 0.4), (0.5, 0.5), (0.3, 0.3), (0.7, 0.9)])
+    np.testing.assert_allclose(spans(ax, 0), [(0.1, 0.4), (0.5, 0.5), (0.3, 0.3), (0.7, 0.9)])
+    np.testing.assert_allclose([ends[0] for ends in spans(ax, 1)], [0.1, 0.4, 0.2, 0.5, 0.3, 0.3, 0.9, 0.7])
     assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_legend_handles_labels()[1] == ["both", "alone"], "a series is named once"
     assert ax.get_ylim() == (1.5, -0.5), "the first model is on top"
