@@ -1,7 +1,6 @@
-r"""Can a code tell a diagnosis? A cohort's groups from tables of numbers, cross-validated by scan.
+r"""Can a code tell a diagnosis? The groups of a cohort told from volumes, from codes, and from both.
 
-Everything that is fitted is fitted inside the fold: scaling, principal components, the penalty, the classifier. A
-reader with a prepared cohort gets the comparison of the book, aggregates only, in one command:
+A reader with a prepared cohort makes the book's comparison, aggregates only, with one command:
 
     python -m medvae_lite.diagnosis --data PREPARED --runs book/runs --out book/runs/diagnosis-acdc.json
 """
@@ -11,44 +10,32 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import sklearn
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix, recall_score, roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medvae_lite import cardiac, disentangle, runs
+from medvae_lite.crossval import FOLDS, INNER, Features, cross_validate, folds, shuffled
 from medvae_lite.datasets import Batch, Prepared, load
-from medvae_lite.disentangle import Interval
-from medvae_lite.sivae import AttriVAE
+from medvae_lite.sivae import ARSIVAE, AttriVAE
 from medvae_lite.train import FitConfig, fit
 
 __all__ = [
-    "FOLDS", "PENALTIES", "Cohort", "Comparison", "Features", "Predictions", "Report", "areas", "cohort", "compare",
-    "corrected_interval", "cross_validate", "evaluate", "fine_tuned", "folds", "published_model", "ratios", "shuffled",
-    "tables",
+    "MODELS", "REGULARISED", "Cohort", "Report", "areas", "codes", "cohort", "evaluate", "fine_tuned", "own_ranks",
+    "published_model", "ratios", "tables", "untrained",
 ]  # fmt: skip
 
-FOLDS, INNER = 5, 4
-PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-"""scikit-learn's C: one over the weight of the squared coefficients."""
-WEIGHTS = (0.0, 0.1, 0.3, 1.0)
-SCORES = ("balanced_accuracy", "auc")
 MODELS = {"AR-SIVAE": "ar_sivae", "Attri-VAE": "attri_vae", "SIVAE": "sivae"}
+"""Models whose codes are compared, and what `medvae_lite.cardiac` calls them."""
+REGULARISED = ("AR-SIVAE", "Attri-VAE")
 
 
 class Cohort(NamedTuple):
@@ -81,7 +68,9 @@ def cohort(data: Prepared) -> Cohort:
         ValueError: If there is no such column, only one group, or a group with fewer scans than folds.
     """
     if "group" not in data.subjects or data.subjects["group"].isna().any():
-        raise ValueError(f"{data.root / 'subjects.csv'} does not give every subject a `group`: there is nothing to tell")
+        raise ValueError(
+            f"{data.root / 'subjects.csv'} does not give every subject a `group`: there is nothing to tell"
+        )
     names = data.subjects["subject"].tolist()
     first = {other: same[0] for same in data.card.get("duplicates", []) for other in same}
     scan = np.array([names.index(first.get(name, name)) for name in names])
@@ -92,21 +81,6 @@ def cohort(data: Prepared) -> Cohort:
         raise ValueError(f"`group` needs two values or more with {FOLDS} scans each, got {scans[rare]} of {rare!r}")
     everyone = replace(data.split("train"), rows=torch.arange(len(names)))
     return Cohort(data, everyone.batch(), data.attribute_ml, group, scan)
-
-
-@dataclass(frozen=True)
-class Features:
-    """A table that a group is to be told from.
-
-    Arguments:
-        values: One row a subject, (N, D); or (F, N, D), another table for each fold of a single repeat.
-        components: Principal components to keep, fitted in the fold; 0 keeps the columns.
-        optional: Number of last columns whose weight, one of `WEIGHTS`, is chosen in the fold like the penalty.
-    """
-
-    values: NDArray[np.float64]
-    components: int = 0
-    optional: int = 0
 
 
 def ratios(volumes: Float[np.ndarray, "n k"], names: tuple[str, ...]) -> Float[np.ndarray, "n 4"]:
@@ -124,103 +98,202 @@ def areas(one: Cohort) -> Float[np.ndarray, "n a"]:
 
 
 def tables(one: Cohort, codes: Mapping[str, NDArray]) -> dict[str, Features]:
-    """The tables the book compares: measured by hand, pixels, and for every model its code (N, D)."""
+    """The tables the book compares: by hand, pixels, and each model's code (N, D), alone and beside the volumes.
+
+    The first K dimensions stand alone where a model was taught the K volumes; the weighed table is the first model's.
+    """
     v, k = one.volumes, one.volumes.shape[1]
-    pixels = one.batch.image.flatten(1).numpy()
     found = {
         "volumes": Features(v),
         "volumes + ratios": Features(np.hstack([v, ratios(v, one.data.attributes)])),
         "areas of the slice": Features(areas(one)),
-        "pixels, 20 components": Features(pixels, components=20),
+        "pixels, 20 components": Features(one.batch.image.flatten(1).numpy(), components=20),
     }
     for name, z in codes.items():
         found[f"{name}: code"] = Features(z)
-        found[f"{name}: first six"] = Features(z[:, :k])
-        found[f"volumes + {name}: code"] = Features(np.hstack([v, z]))
-        found[f"volumes + {name}: code, weighed"] = Features(np.hstack([v, z]), optional=z.shape[1])
+        if name in REGULARISED:
+            found[f"{name}: taught dimensions"] = Features(z[:, :k])
+            found[f"volumes + {name}: code"] = Features(np.hstack([v, z]))
+    first = next(iter(codes))
+    found[f"volumes + {first}: code, weighed"] = Features(np.hstack([v, codes[first]]), optional=codes[first].shape[1])
     return found
 
 
-def folds(y: ArrayLike, scan: ArrayLike, *, number: int = FOLDS, seed: int = 0) -> list[tuple[NDArray, NDArray]]:
-    """Rows to train on and to test on: every class in proportion, every scan on one side."""
-    splitter = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros(len(np.asarray(y))), y, scan))
-
-
 @dataclass(frozen=True)
-class Predictions:
-    """What a cross-validation said of every subject: probabilities (R, N, G), made in fold (R, N), truth (N,)."""
+class Report:
+    """What is kept of a comparison: aggregates over folds and subjects, no row of any person.
 
-    probability: Float[np.ndarray, "r n g"]
-    fold: Int[np.ndarray, "r n"]
-    truth: Int[np.ndarray, "n"]
-    groups: tuple[str, ...]
-
-    def scores(self) -> dict[str, Float[np.ndarray, "r f"]]:
-        """Balanced accuracy (mean recall of the groups) and macro AUC (mean of one group against the rest)."""
-        rounds, number = len(self.fold), self.fold.max() + 1
-        table = {name: np.empty((rounds, number)) for name in SCORES}
-        for r, f in np.ndindex(rounds, number):
-            at = self.fold[r] == f
-            y, p = self.truth[at], self.probability[r, at]
-            here = np.unique(y)
-            table["balanced_accuracy"][r, f] = recall_score(y, p.argmax(1), labels=here, average="macro")
-            table["auc"][r, f] = np.mean([roc_auc_score(y == g, p[:, g]) for g in here])
-        return table
-
-    def confusion(self) -> Float[np.ndarray, "g g"]:
-        """Subjects of each group (row) called each group (column), mean over repeats."""
-        called = self.probability.argmax(2)
-        return np.mean([confusion_matrix(self.truth, row, labels=range(len(self.groups))) for row in called], axis=0)
-
-
-def cross_validate(features: Features, group: ArrayLike, scan: ArrayLike, *, repeats: int = 1, seed: int = 0) -> Predictions:
-    """Multinomial logistic regression in `FOLDS` folds, `repeats` times; the same folds for every table.
-
-    Penalty (and weight) have the least log-loss in `INNER` folds of the training part.
+    Arguments:
+        cohort: Name, citation, licence, identity, number of subjects and scans, subjects a group.
+        settings: What else shaped the figures.
+        scores: Table, then "balanced_accuracy" and "auc": (R, F).
+        confusion: Table to subjects of a group (row) called a group (column), mean over repeats.
+        chance: Table to the mean balanced accuracy for each shuffling of the groups.
+        ranks: Model to Spearman's rho of its first K dimensions with the K volumes; "areas" holds the slice's areas.
     """
-    groups, y = np.unique(group, return_inverse=True)
-    values, scan = np.asarray(features.values, np.float64), np.asarray(scan)
-    if values.ndim == 3 and repeats != 1:
-        raise ValueError(f"`repeats` must be 1 where each fold has a table of its own, got {repeats}")
-    probability, fold = np.empty((repeats, len(y), len(groups))), np.empty((repeats, len(y)), int)
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        for r in range(repeats):
-            for f, (train, test) in enumerate(folds(y, scan, seed=seed + r)):
-                x = values[f] if values.ndim == 3 else values
-                penalty, weight = _choose(features, x[train], y[train], scan[train], seed=seed + r)
-                a, b = _prepare(features, x[train], x[test], weight)
-                probability[r, test], fold[r, test] = _classifier(a, y[train], penalty).predict_proba(b), f
-    return Predictions(probability, fold, y, tuple(groups.tolist()))
+
+    cohort: dict
+    settings: dict
+    scores: dict[str, dict[str, NDArray]]
+    confusion: dict[str, NDArray]
+    chance: dict[str, NDArray]
+    ranks: dict[str, NDArray]
+
+    def write(self, path: str | Path) -> None:
+        """Writes the report as JSON, whole or not at all."""
+        text = json.dumps(asdict(self), default=lambda array: array.round(4).tolist(), indent=1)
+        runs.write_atomically(Path(path), text + "\n")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Report:
+        """Reads what `write` wrote."""
+        held = json.loads(Path(path).read_text())
+        for name in ("confusion", "chance", "ranks"):
+            held[name] = {key: np.array(value) for key, value in held[name].items()}
+        held["scores"] = {table: {k: np.array(v) for k, v in one.items()} for table, one in held["scores"].items()}
+        return cls(**held)
 
 
-def _choose(features: Features, x: NDArray, y: NDArray, scan: NDArray, *, seed: int) -> tuple[float, float]:
-    loss = Counter()
-    for train, test in folds(y, scan, number=INNER, seed=seed):
-        for weight in WEIGHTS if features.optional else (1.0,):
-            a, b = _prepare(features, x[train], x[test], weight)
-            for penalty in PENALTIES:
-                log_p = _classifier(a, y[train], penalty).predict_log_proba(b)
-                loss[penalty, weight] -= log_p[np.arange(len(test)), y[test]].sum()
-    return min(loss, key=loss.get)
+def evaluate(
+    one: Cohort, codes: Mapping[str, NDArray], *, repeats: int, shuffles: int, seed: int = 0, progress: bool = True
+) -> Report:
+    """Every table of `tables` cross-validated, and those in need of it once for every shuffling of the groups."""
+    compared, scores, confusion = tables(one, codes), {}, {}
+    controls = ["volumes", f"{next(iter(codes))}: code"]
+    bar = tqdm(total=len(compared) * repeats + len(controls) * shuffles, disable=not progress, unit="fold set")
+    for name, features in compared.items():
+        said = cross_validate(features, one.group, one.scan, repeats=repeats, seed=seed)
+        scores[name], confusion[name] = said.scores(), said.confusion()
+        bar.update(repeats)
+    chance = {name: np.empty(shuffles) for name in controls}
+    for name, s in ((name, s) for name in controls for s in range(shuffles)):
+        dealt = shuffled(one.group, one.scan, seed=seed + s)
+        said = cross_validate(compared[name], dealt, one.scan, seed=seed)
+        chance[name][s] = said.scores()["balanced_accuracy"].mean()
+        bar.update()
+    bar.close()
+    seen = {"areas": areas(one)} | {name: z for name, z in codes.items() if name in REGULARISED}
+    card, counted = one.data.card, Counter(one.group.tolist())
+    about = {key: card.get(key, "") for key in ("name", "citation", "licence")} | {"identity": one.data.identity}
+    about |= {"subjects": len(one.group), "scans": len(np.unique(one.scan)), "groups": dict(sorted(counted.items()))}
+    settings = {"repeats": repeats, "folds": FOLDS, "inner": INNER, "shuffles": shuffles, "seed": seed}
+    return Report(
+        about, settings, scores, confusion, chance, {name: own_ranks(z, one.volumes) for name, z in seen.items()}
+    )
 
 
-def _prepare(features: Features, train: NDArray, test: NDArray, weight: float) -> tuple[NDArray, NDArray]:
-    if features.components:
-        kept = min(features.components, len(train) - 1)
-        reduce = PCA(kept, svd_solver="full").fit(train)
-        train, test = reduce.transform(train), reduce.transform(test)
-    scale, columns = StandardScaler().fit(train), np.ones(train.shape[1])
-    columns[len(columns) - features.optional :] = weight
-    return scale.transform(train) * columns, scale.transform(test) * columns
+def own_ranks(z: Float[np.ndarray, "n d"], volumes: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "k"]:
+    """Spearman's rho of column k with volume k."""
+    return disentangle.correlation(z[:, : volumes.shape[1]], volumes).diagonal()
 
 
-def _classifier(x: NDArray, y: NDArray, penalty: float) -> LogisticRegression:
-    return LogisticRegression(C=penalty, max_iter=5000).fit(x, y)
+def codes(models: Mapping[str, AttriVAE], one: Cohort) -> dict[str, Float[np.ndarray, "n d"]]:
+    """Posterior means of all subjects, by model."""
+    return {name: cardiac.encode_images(model, one.batch.image).mu.numpy() for name, model in models.items()}
 
 
-def shuffled(group: NDArray, scan: NDArray, *, seed: int) -> NDArray:
-    """The groups dealt out anew among the scans; copies of a scan keep one group."""
-    first, inverse = np.unique(scan, return_inverse=True)
-    dealt = group[np.searchsorted(scan, first, sorter=np.argsort(scan, kind="stable"))] if False else None
-    raise NotImplementedError
+def untrained(profile: str, *, seed: int = 0) -> AttriVAE:
+    """A model of the profile's size with its starting weights: what the network's shape alone is worth."""
+    size = cardiac.PROFILES[profile]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AttriVAE(size=size.size, latent_dim=size.latent_dim).eval()
+
+
+def published_model(runs_root: str | Path, name: str, profile: str, *, seed: int = 0, not_on: str = "") -> AttriVAE:
+    """A published model, found by its settings alone; not one trained on the dataset whose identity is `not_on`.
+
+    Raises:
+        ValueError: If there is no such run, or it keeps no weights.
+    """
+    size, (family, defaults) = cardiac.PROFILES[profile], cardiac.MODELS[name]
+    settings = {"size": size.size, "latent_dim": size.latent_dim, **defaults}
+    settings |= {"repulsion": size.repulsion} if family is ARSIVAE else {}
+    if settings.get("alpha_pl"):
+        features = cardiac.Segmenter(**cardiac.FEATURE_NETS["loss"][0])
+        settings["features"] = _with_weights(features, size.feature_fit, runs_root, f"features-loss-{profile}", not_on)
+    return _with_weights(family(**settings), size.fit, runs_root, f"{name}-{profile}-seed{seed}", not_on)
+
+
+def _with_weights(model, how: FitConfig, runs_root: str | Path, label: str, not_on: str):
+    wanted = runs.canonical({"class": type(model).__name__, **model.config, "fit": asdict(how)})
+    records = [runs.load_record(path.parent) for path in sorted(Path(runs_root).glob(f"{label}-*/metrics.json"))]
+    records = [r for r in records if r.has_weights and r.config["data"] != not_on]
+    fitting = [r for r in records if runs.canonical(r.config["model"] | {"fit": r.config["fit"]}) == wanted]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"`runs` = {str(runs_root)!r} must hold one published run {label}, got {len(fitting)}: `make runs`"
+        )
+    return fitting[0].weights_into(model)
+
+
+def fine_tuned(
+    model: AttriVAE, one: Cohort, *, steps: int, seed: int = 0, progress: bool = True
+) -> Float[np.ndarray, "f n d"]:
+    """Codes of everyone from copies of `model` trained on, each on images and volumes of one fold's training part.
+
+    The groups play no part but in the folds, which are those of `cross_validate` with this seed.
+    """
+    size, found = FitConfig(steps=steps, batch_size=16, learning_rate=1e-3), []
+    for train, _ in folds(one.group, one.scan, seed=seed):
+        side = np.full(len(one.group), "test", object)
+        side[train] = "train"
+        mean, sd = one.volumes[train].mean(0), one.volumes[train].std(0, ddof=1)
+        part = replace(one.data, subjects=one.data.subjects.assign(split=side), mean=mean, sd=sd).split("train")
+        tuned = copy.deepcopy(model)
+        fit(tuned, part, part, size, seed=seed, progress=progress)
+        found.append(cardiac.encode_images(tuned, one.batch.image).mu.numpy())
+    return np.stack(found)
+
+
+def add_fine_tuned(report: Report, one: Cohort, name: str, z: Float[np.ndarray, "f n d"], steps: int) -> Report:
+    """The report with the tables of a fine-tuned model: one repeat; ranks are of subjects the model did not see."""
+    title, k, seed = f"{name}, fine-tuned", one.volumes.shape[1], report.settings["seed"]
+    added = {f"{title}: code": Features(z), f"{title}: taught dimensions": Features(z[..., :k])}
+    said = {table: cross_validate(x, one.group, one.scan, seed=seed) for table, x in added.items()}
+    tests = [test for _, test in folds(one.group, one.scan, seed=seed)]
+    ranks = np.mean([own_ranks(z[f, test], one.volumes[test]) for f, test in enumerate(tests)], axis=0)
+    return replace(
+        report,
+        settings=report.settings | {"fine_tuning_steps": steps},
+        scores=report.scores | {table: p.scores() for table, p in said.items()},
+        confusion=report.confusion | {table: p.confusion() for table, p in said.items()},
+        ranks=report.ranks | {title: ranks},
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line described at the top of this file."""
+    parser = argparse.ArgumentParser(prog="python -m medvae_lite.diagnosis", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", required=True, help="prepared cohort with the column `group` in subjects.csv")
+    parser.add_argument("--runs", default="book/runs", help="folder of the published runs (%(default)s)")
+    parser.add_argument("--out", required=True, help="JSON file to write: aggregates only")
+    parser.add_argument("--profile", default="laptop", choices=runs.PROFILES, help="size of the models (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=10, help="cross-validations of every table (%(default)s)")
+    parser.add_argument("--shuffles", type=int, default=20, help="shufflings of the groups (%(default)s)")
+    tuning = "steps on images and volumes of each fold's training part; 0 leaves fine-tuning out (%(default)s)"
+    parser.add_argument("--fine-tune", type=int, default=200, metavar="STEPS", help=tuning)
+    args = parser.parse_args(argv)
+    try:
+        one = cohort(load(args.data, image_size=cardiac.PROFILES[args.profile].size))
+        own = one.data.identity
+        models = {title: published_model(args.runs, name, args.profile, not_on=own) for title, name in MODELS.items()}
+        if args.repeats < 1 or args.shuffles < 1 or args.fine_tune < 0:
+            raise ValueError("`--repeats` and `--shuffles` must be at least 1, and `--fine-tune` at least 0")
+        if not Path(args.out).parent.is_dir():
+            raise ValueError(f"`--out` must name a file in a folder that exists, got {args.out!r}")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    found = codes(models | {"untrained": untrained(args.profile)}, one)
+    report = evaluate(one, found, repeats=args.repeats, shuffles=args.shuffles)
+    report = replace(report, settings=report.settings | {"profile": args.profile})
+    for name in REGULARISED if args.fine_tune else ():
+        report = add_fine_tuned(report, one, name, fine_tuned(models[name], one, steps=args.fine_tune), args.fine_tune)
+    report.write(args.out)
+    for table, scores in report.scores.items():
+        print(f"{table:42} balanced accuracy {scores['balanced_accuracy'].mean():.3f}  AUC {scores['auc'].mean():.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -45,7 +45,7 @@ def test_dots_of_the_balance_stand_where_push_and_pull_are_equal():
 
 
 def test_a_crossing_out_of_sight_has_no_dot():
-    ax = plots_training.plot_balance([0.001], 0.5 / 2048, limit=100)
+    ax = plots_training.plot_balance([0.001], 0.5 / 2048, limit=100.0)
     assert not [line for line in ax.lines if line.get_marker() == "o"]
 
 
