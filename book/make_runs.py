@@ -19,7 +19,7 @@ import torch
 
 from data_prep import phantom
 from medvae_lite import cardiac, datasets, runs
-from medvae_lite.experiments import SEEDS, Run, published
+from medvae_lite.experiments import GALLERY, SEEDS, WALKED, Run, objectives, published
 
 HERE = Path(__file__).resolve().parent
 PROFILES = ("laptop", "grid")
@@ -47,10 +47,26 @@ def jobs(out: Path) -> Iterator[tuple[str, int, Run]]:
             yield from ((profile, seed, run) for run in runs_of + EXTRA[profile] if seed < run.seeds)
 
 
+def opened(one: cardiac.Study) -> list[tuple]:
+    """Settings of the runs whose weights a chapter opens; of all others it reads the record."""
+    if one.profile == "grid":
+        steps = len(one.data.split("train")) // one.size.fit.batch_size
+        wanted = [*objectives(one.data.size, epoch_steps=steps).values(), *GALLERY]
+    else:
+        wanted = WALKED if one.seed else published(one) + EXTRA[one.profile]
+    return [settings(one, run) for run in wanted] if not (one.profile == "grid" and one.seed) else []
+
+
+def settings(one: cardiac.Study, run: Run) -> tuple:
+    return run.model, one.settings(run.model, run.settings), run.frame, run.fit
+
+
 def train(profile: str, seed: int, run: Run, out: Path) -> Path:
-    """Trains a run, or finds it trained; weights of a repeat are dropped, what was measured on them stays."""
-    folder = run.record(study(out, profile, seed)).folder
-    if seed:
+    """Trains a run, or finds it trained; weights that no chapter opens are dropped, what was measured on them stays."""
+    one = study(out, profile, seed)
+    keep = settings(one, run) in opened(one)
+    folder = run.train(one)[1].folder if keep else run.record(one).folder
+    if not keep:
         (folder / runs.WEIGHTS).unlink(missing_ok=True)
     return folder
 

@@ -13,8 +13,8 @@ from medvae_lite.cardiac import Study
 from medvae_lite.runs import RunRecord
 
 __all__ = [
-    "FACTORIAL", "FRAMES", "GAMMAS", "GRID_PROFILE", "INSTABILITY", "REPULSIONS", "Run", "SEEDS", "TABLES", "ablation", "discrepancies",
-    "objectives", "published",
+    "FACTORIAL", "FRAMES", "GALLERY", "GAMMAS", "GRID_PROFILE", "INSTABILITY", "REPULSIONS", "Run", "SEEDS", "TABLES", "WALKED", "ablation",
+    "discrepancies", "objectives", "published",
 ]  # fmt: skip
 
 SEEDS = {"smoke": 1, "laptop": 3, "grid": 3, "paper": 3}
@@ -78,6 +78,9 @@ FACTORIAL = {
     "both": [Run("both", "ar_sivae")],
 }
 
+# Whose walks are measured: their weights are published for every seed.
+WALKED = [TABLES[1], FACTORIAL["perceptual"][0], TABLES[3]]
+
 # How hard to push: the exponent's slope per nat of KL, between a push without end and one that never starts.
 REPULSIONS = (0.005, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 1.0)
 INSTABILITY = {
@@ -85,8 +88,16 @@ INSTABILITY = {
     "no adversary": Run("no adversary", "attri_vae_pl", seeds=1),
     "collapse": Run("collapse", "ar_sivae", {"beta_kl": 50.0}, seeds=1),
     "batch norm": Run("batch norm", "ar_sivae", {"norm": "batch"}, seeds=1),
-    "learning rate 0.03": Run("learning rate 0.03", "ar_sivae", fit={"learning_rate": 0.03}, seeds=1),
+    "batch norm, constant rate": Run(
+        "batch norm, constant rate", "ar_sivae", {"norm": "batch"}, fit={"decay_from": 1.0}, seeds=1
+    ),
+    **{
+        f"learning rate {lr:g}": Run(f"learning rate {lr:g}", "ar_sivae", fit={"learning_rate": lr}, seeds=1)
+        for lr in (0.03, 0.3)
+    },
 }
+# Shown at work, so their weights are published: all but the repulsions in between.
+GALLERY = [TABLES[3], *(run for name, run in INSTABILITY.items() if name not in {f"repulsion {r:g}" for r in REPULSIONS[1:-1]})]
 
 GAMMAS = (0.0, 16.0, 50.0, 160.0, 500.0)
 """Weights of the attribute term in nats; AR-SIVAE's own weight stands outside the scale s."""

@@ -29,12 +29,17 @@ ALLOWED = {
     "plots": set(),
     "plots_results": {"plots"},
     "plots_objectives": {"plots"},
+    "plots_training": {"plots"},
+    "plots_walks": {"plots"},
+    "walks": {"datasets"},
     "repulsion": set(),
+    "crossval": {"disentangle"},
     # The experiments of one part of the book: they put the rest together, and nothing below imports them.
     "cardiac": {
         "datasets", "disentangle", "fidelity", "gaussian", "losses", "nets", "published", "runs", "sivae", "train",
     },
     "experiments": {"cardiac", "runs"},
+    "diagnosis": {"cardiac", "crossval", "datasets", "disentangle", "runs", "sivae", "train"},
 }
 # Only data_prep knows file formats of images and cohorts.
 FORMATS = {"nibabel", "nilearn", "pydicom", "SimpleITK"}
