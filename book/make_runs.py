@@ -19,16 +19,11 @@ import torch
 
 from data_prep import phantom
 from medvae_lite import cardiac, datasets, runs
-from medvae_lite.experiments import GALLERY, SEEDS, WALKED, Run, objectives, published
+from medvae_lite.experiments import SEEDS, Run, opened, published
 
 HERE = Path(__file__).resolve().parent
 PROFILES = ("laptop", "grid")
 COMPARED = ("perceptual", "ssim", "mse", "kl", "scc", "interpretability")
-# Chapters that compare particular settings ask for a run or two more than the experiments list.
-EXTRA = {
-    "laptop": [Run("β-VAE", "beta_vae", seeds=1), Run("published repulsion", "ar_sivae", {"repulsion": 0.125}, seeds=1)],
-    "grid": [],
-}
 
 
 def study(out: Path, profile: str, seed: int) -> cardiac.Study:
@@ -42,32 +37,17 @@ def study(out: Path, profile: str, seed: int) -> cardiac.Study:
 def jobs(out: Path) -> Iterator[tuple[str, int, Run]]:
     """Profile, seed and run of everything that is published; first seeds first."""
     for profile in PROFILES:
-        runs_of = published(study(out, profile, 0))
-        for seed in range(SEEDS[profile]):
-            yield from ((profile, seed, run) for run in runs_of + EXTRA[profile] if seed < run.seeds)
-
-
-def opened(one: cardiac.Study) -> list[tuple]:
-    """Settings of the runs whose weights a chapter opens; of all others it reads the record."""
-    if one.profile == "grid":
-        steps = len(one.data.split("train")) // one.size.fit.batch_size
-        wanted = [*objectives(one.data.size, epoch_steps=steps).values(), *GALLERY]
-    else:
-        wanted = WALKED if one.seed else published(one) + EXTRA[one.profile]
-    return [settings(one, run) for run in wanted] if not (one.profile == "grid" and one.seed) else []
-
-
-def settings(one: cardiac.Study, run: Run) -> tuple:
-    return run.model, one.settings(run.model, run.settings), run.frame, run.fit
+        for one in study(out, profile, 0).repeats(SEEDS[profile]):
+            yield from ((profile, one.seed, run) for run in published(one))
 
 
 def train(profile: str, seed: int, run: Run, out: Path) -> Path:
     """Trains a run, or finds it trained; weights that no chapter opens are dropped, what was measured on them stays."""
     one = study(out, profile, seed)
-    keep = settings(one, run) in opened(one)
-    folder = run.train(one)[1].folder if keep else run.record(one).folder
-    if not keep:
-        (folder / runs.WEIGHTS).unlink(missing_ok=True)
+    if run in opened(one):
+        return run.train(one)[1].folder
+    folder = run.record(one).folder
+    (folder / runs.WEIGHTS).unlink(missing_ok=True)
     return folder
 
 

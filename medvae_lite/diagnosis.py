@@ -146,7 +146,13 @@ class Report:
 
     @classmethod
     def read(cls, path: str | Path) -> Report:
-        """Reads what `write` wrote."""
+        """Reads what `write` wrote.
+
+        Raises:
+            ValueError: If there is no such file.
+        """
+        if not isinstance(path, (str, Path)) or not Path(path).is_file():
+            raise ValueError(f"`report` must be a file written by `python -m medvae_lite.diagnosis`, got {path!r}")
         held = json.loads(Path(path).read_text())
         for name in ("confusion", "chance", "ranks"):
             held[name] = {key: np.array(value) for key, value in held[name].items()}

@@ -13,8 +13,8 @@ from medvae_lite.cardiac import Study
 from medvae_lite.runs import RunRecord
 
 __all__ = [
-    "FACTORIAL", "FRAMES", "GALLERY", "GAMMAS", "GRID_PROFILE", "INSTABILITY", "REPULSIONS", "Run", "SEEDS", "TABLES", "WALKED", "ablation",
-    "discrepancies", "objectives", "published",
+    "COMPARED", "FACTORIAL", "FRAMES", "GALLERY", "GAMMAS", "GRID_PROFILE", "INSTABILITY", "REPULSIONS", "Run", "SEEDS", "TABLES", "WALKED", "ablation",
+    "discrepancies", "objectives", "opened", "published",
 ]  # fmt: skip
 
 SEEDS = {"smoke": 1, "laptop": 3, "grid": 3, "paper": 3}
@@ -77,6 +77,11 @@ FACTORIAL = {
     "adversary": [Run("adversary", "ar_sivae", {"alpha_pl": 0.0})],
     "both": [Run("both", "ar_sivae")],
 }
+
+# What one chapter compares with the above.
+COMPARED = [
+    Run("β-VAE", "beta_vae", seeds=1), Run("published repulsion", "ar_sivae", {"repulsion": 0.125}, seeds=1),
+]  # fmt: skip
 
 # Whose walks are measured: their weights are published for every seed.
 WALKED = [TABLES[1], FACTORIAL["perceptual"][0], TABLES[3]]
@@ -160,13 +165,32 @@ def objectives(size: int, *, epoch_steps: int) -> dict[str, Run]:
 
 
 def published(study: Study) -> list[Run]:
-    """Every run that the book publishes for a study, once each, those that most chapters need first."""
+    """Every run that the book publishes for a study and its seed, once each, those that most chapters need first."""
     if study.profile == "grid":
-        size, steps = study.data.size, len(study.data.split("train")) // study.size.fit.batch_size
         groups = (objectives, discrepancies)
-        runs = [run for group in groups for run in group(size, epoch_steps=steps).values()]
-        runs += [*ablation(2 * size**2).values(), *TABLES, *INSTABILITY.values()]
+        runs = [run for group in groups for run in group(study.data.size, epoch_steps=_epoch_steps(study)).values()]
+        runs += [*ablation(2 * study.data.size**2).values(), *TABLES, *INSTABILITY.values()]
     else:
-        runs = [*TABLES[:4], *chain(*FACTORIAL.values())]
-    resolved = [(run.model, study.settings(run.model, run.settings), run.frame, run.fit) for run in runs]
-    return [run for i, run in enumerate(runs) if resolved[i] not in resolved[:i]]
+        runs = [*TABLES[:4], *chain(*FACTORIAL.values()), *COMPARED]
+    resolved = [_resolved(run, study) for run in runs]
+    return [run for i, run in enumerate(runs) if resolved[i] not in resolved[:i] and study.seed < run.seeds]
+
+
+def opened(study: Study) -> list[Run]:
+    """The published runs whose weights a chapter opens; of the others it reads the record, and weights are not kept."""
+    if study.profile == "grid":
+        shown = [*objectives(study.data.size, epoch_steps=_epoch_steps(study)).values(), *GALLERY]
+        shown = [] if study.seed else shown
+    else:
+        shown = WALKED if study.seed else published(study)
+    resolved = [_resolved(run, study) for run in shown]
+    return [run for run in published(study) if _resolved(run, study) in resolved]
+
+
+def _epoch_steps(study: Study) -> int:
+    return len(study.data.split("train")) // study.size.fit.batch_size
+
+
+def _resolved(run: Run, study: Study) -> tuple:
+    """What two runs share when they are the same."""
+    return run.model, study.settings(run.model, run.settings), run.frame, run.fit

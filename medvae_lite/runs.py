@@ -12,6 +12,7 @@ import json
 import os
 import platform
 from dataclasses import dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,9 @@ def write_record(
     write_atomically(folder / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     write_atomically(folder / "epochs.csv", epochs.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    # JSON has neither nan nor infinity: what could not be measured (the detail of a blank image) is null.
+    known = {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in metrics.items()}
+    write_atomically(folder / "metrics.json", json.dumps(known, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return load_record(folder)
 
 
@@ -190,6 +193,7 @@ def load_record(folder: str | Path) -> RunRecord:
     if missing:
         raise FileNotFoundError(f"{folder} is no finished run record: {', '.join(missing)} missing; train it again")
     config, manifest, metrics = (json.loads((folder / f"{n}.json").read_text()) for n in ("config", "manifest", "metrics"))
+    metrics = {name: nan if value is None else value for name, value in metrics.items()}
     return RunRecord(folder, config, manifest, pd.read_csv(folder / "epochs.csv"), metrics)
 
 

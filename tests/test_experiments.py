@@ -77,7 +77,7 @@ def test_everything_needed_is_published_once(tmp_path, profile):
     asked = study(datasets.load(write_folder(tmp_path / "data", count=40, size=size)), profile)
     steps = len(asked.data.split("train")) // PROFILES[profile].fit.batch_size
     needed = {
-        "laptop": [*experiments.TABLES[:4], *LISTS["factorial"]],
+        "laptop": [*experiments.TABLES[:4], *LISTS["factorial"], *experiments.COMPARED],
         "grid": [
             *experiments.objectives(size, epoch_steps=steps).values(),
             *experiments.discrepancies(size, epoch_steps=steps).values(),

@@ -31,6 +31,7 @@ ALLOWED = {
     "plots_objectives": {"plots"},
     "plots_training": {"plots"},
     "plots_walks": {"plots"},
+    "plots_diagnosis": {"plots"},
     "walks": {"datasets"},
     "repulsion": set(),
     "crossval": {"disentangle"},

@@ -1,6 +1,6 @@
 """Cost of a training step: ``OMP_NUM_THREADS=1 python tests/benchmarks/bench_steps.py [--quick] [--device cuda]``.
 
-Two tables, printed and written to results/steps-<device>.json: every model at 64 and 128 px, eager in float32 against
+Two tables, printed and written to book/reference/measured/steps-<device>.*, where a page shows them: every model at 64 and 128 px, eager in float32 against
 its fastest setting; and AR-SIVAE's step against the published one, pass by pass, one saving after the other. Times are
 CPU seconds (on a GPU, seconds), the least of a few repeats; ratios are formed within one run. Peak memory (Linux) comes
 from a process of its own. The machine's peak is what a large matrix product reaches in the same run.
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,6 +32,7 @@ from medvae_lite.nets import FeatureNet  # noqa: E402
 from medvae_lite.sivae import ARSIVAE  # noqa: E402
 
 NAMES = {"beta_vae": "β-VAE", "attri_vae": "Attri-VAE", "sivae": "SIVAE", "ar_sivae": "AR-SIVAE"}
+MEASURED = Path(__file__).parents[2] / "book" / "reference" / "measured"
 # The public code's settings at 128 px; `fakes` = 2 and `fake_recon` make it the same objective.
 PUBLISHED = {
     "gamma_reg": 0.05, "beta_rec": 0.8, "beta_kl": 1.0, "delta": 10.0, "repulsion": 0.125, "scale": "pixels",
@@ -175,6 +177,24 @@ def savings(size: int, count: int, repeats: int, device: str, features: str) -> 
     return rows
 
 
+def write(result: dict, path: Path) -> None:
+    """All figures as JSON, and the tables of the page as CSV."""
+    path.parent.mkdir(exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    for features, rows in pd.DataFrame(result["savings"]).groupby("features", sort=False):
+        shown = rows.assign(**{"same objective": rows["same objective"].map({True: "yes", False: "no"})})
+        shown = shown[["step", "ms per image", "by this saving", "faster than published", "same objective"]]
+        name = "vgg19" if features == "VGG-19" else "own"
+        shown.round({"ms per image": 1, "by this saving": 2, "faster than published": 1}).to_csv(f"{path}-{name}.csv", index=False)
+    digits = {"eager, s per step": 3, "bf16, s per step": 3, "bf16, ms per image": 1, "faster by": 2, "GFLOP per image": 2}
+    models = pd.DataFrame(result["models"]).round({**digits, "peak memory, MiB": 0}).astype({"peak memory, MiB": int})
+    for share in ("eager, share of matmul peak", "bf16, share of matmul peak"):
+        models[share] = (100 * models[share]).map("{:.0f} %".format)
+    models.to_csv(f"{path}-models.csv", index=False)
+    machine = pd.Series(result["machine"]).map(lambda v: round(v) if isinstance(v, float) else v)
+    machine.to_csv(f"{path}-machine.csv", header=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small batches, one repeat, nothing written")
@@ -194,9 +214,7 @@ def main() -> None:
         "models": models(sizes, repeats, args.device),
     }  # fmt: skip
     if not args.quick:
-        path = Path(__file__).parent / "results" / f"steps-{args.device}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write(result, MEASURED / f"steps-{args.device}")
 
 
 if __name__ == "__main__":

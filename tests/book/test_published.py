@@ -13,11 +13,11 @@ from medvae_lite import cardiac, datasets, experiments, runs
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "book" / "runs"
 RECORDS = sorted(path.parent for path in RUNS.glob("*/metrics.json"))
-SAMPLE = [f for f in RECORDS if re.match(r"(attri_vae_published|sivae)-laptop-seed0-|beta_vae\w*-grid-seed0-", f.name)]
+SAMPLE = [f for f in RECORDS if re.match(r"(attri_vae_published|sivae)-laptop-seed0-|attri_vae_pl-grid-seed0-", f.name)]
 
 
 def test_records_are_there():
-    assert {folder.name.split("-")[0] for folder in SAMPLE} == {"attri_vae_published", "sivae", "beta_vae_published"}
+    assert {folder.name.split("-")[0] for folder in SAMPLE} == {"attri_vae_published", "sivae", "attri_vae_pl"}
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda f: f.name)
@@ -26,9 +26,9 @@ def test_record_is_whole_and_named_after_its_configuration(folder):
     label = folder.name.rsplit("-", 1)[0]
     assert runs.run_name(label, record.config) == folder.name
     assert record.epochs["step"].iloc[-1] == record.manifest["steps"]
-    assert record.has_weights == (record.config["seed"] == 0 or folder.name.startswith("features-"))
     assert not record.has_weights or (folder / runs.WEIGHTS).stat().st_size < 5e6
-    json.dumps(record.metrics, allow_nan=False)
+    unmeasured = {name for name, value in record.metrics.items() if value != value}
+    assert unmeasured <= ({"hf_correlation"} if record.metrics.get("mse", 0) > 0.1 else set()), "only a blank image has no detail"
 
 
 def test_records_stay_small():
@@ -36,14 +36,18 @@ def test_records_stay_small():
 
 
 @pytest.mark.parametrize("profile", ["laptop", "grid"])
-def test_every_run_the_experiments_list_is_published(profile):
+def test_published_is_what_the_experiments_list_with_weights_where_a_chapter_opens_them(profile):
     size = cardiac.PROFILES[profile]
     data = datasets.load(phantom("cardiac", subjects=size.subjects, size=size.size))
-    study = cardiac.Study(data, profile=profile, phantom=phantom, runs_root=RUNS, progress=False)
-    for run in experiments.published(study):
-        for record in run.records(study):
-            assert record.config["data"] in (data.identity, data.only("ED").identity, data.only("ES").identity)
+    first = cardiac.Study(data, profile=profile, phantom=phantom, runs_root=RUNS, progress=False)
+    listed = {f for f in RECORDS if re.match(rf"features-\w+-{profile}-", f.name)}
+    for study in first.repeats(experiments.SEEDS[profile]):
+        for run in experiments.published(study):
+            record = run.record(study)
             assert record.folder in RECORDS, f"{run.title}: not published; `make runs`"
+            assert record.has_weights == (run in experiments.opened(study)), f"{run.title}, seed {study.seed}"
+            listed.add(record.folder)
+    assert listed == {f for f in RECORDS if f"-{profile}-" in f.name}, "a run is published that no experiment lists"
 
 
 @pytest.mark.parametrize("folder", SAMPLE, ids=lambda f: f.name)
@@ -62,3 +66,10 @@ def test_metrics_follow_from_weights(folder):
     measured = cardiac.evaluate(model, data, study.features("metric"))
     for name in ("mse", "ssim", "perceptual", "kl", "scc", "interpretability"):
         assert measured[name] == pytest.approx(record.metrics[name], rel=0.01), name
+
+
+def test_the_published_step_timings_meet_the_goal():
+    """What the performance page shows: the published objective at least 4 times as fast on a CPU."""
+    measured = json.loads((ROOT / "book" / "reference" / "measured" / "steps-cpu.json").read_text())
+    same = [row for row in measured["savings"] if row["features"] == "VGG-19" and row["same objective"]]
+    assert same[0]["faster than published"] == 1 and same[-1]["faster than published"] >= 4
