@@ -48,7 +48,7 @@ class Features:
         optional: Number of last columns whose weight, one of `WEIGHTS`, is chosen in the fold like the penalty.
     """
 
-    values: NDArray[np.float64]
+    values: NDArray
     components: int = 0
     optional: int = 0
 

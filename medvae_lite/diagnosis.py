@@ -75,7 +75,7 @@ def cohort(data: Prepared) -> Cohort:
     first = {other: same[0] for same in data.card.get("duplicates", []) for other in same}
     scan = np.array([names.index(first.get(name, name)) for name in names])
     group = data.subjects["group"].to_numpy(str)
-    scans = Counter(group[np.unique(scan)])
+    scans = Counter(group[np.unique(scan)].tolist())
     if len(scans) < 2 or min(scans.values()) < FOLDS:
         rare = min(scans, key=scans.get)
         raise ValueError(f"`group` needs two values or more with {FOLDS} scans each, got {scans[rare]} of {rare!r}")
