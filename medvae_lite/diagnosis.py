@@ -68,9 +68,7 @@ def cohort(data: Prepared) -> Cohort:
         ValueError: If there is no such column, only one group, or a group with fewer scans than folds.
     """
     if "group" not in data.subjects or data.subjects["group"].isna().any():
-        raise ValueError(
-            f"{data.root / 'subjects.csv'} does not give every subject a `group`: there is nothing to tell"
-        )
+        raise ValueError(f"{data.root / 'subjects.csv'} does not give every subject a `group`: there is nothing to tell")
     names = data.subjects["subject"].tolist()
     first = {other: same[0] for same in data.card.get("duplicates", []) for other in same}
     scan = np.array([names.index(first.get(name, name)) for name in names])
@@ -173,8 +171,7 @@ def evaluate(
         bar.update(repeats)
     chance = {name: np.empty(shuffles) for name in controls}
     for name, s in ((name, s) for name in controls for s in range(shuffles)):
-        dealt = shuffled(one.group, one.scan, seed=seed + s)
-        said = cross_validate(compared[name], dealt, one.scan, seed=seed)
+        said = cross_validate(compared[name], shuffled(one.group, one.scan, seed=seed + s), one.scan, seed=seed)
         chance[name][s] = said.scores()["balanced_accuracy"].mean()
         bar.update()
     bar.close()
@@ -183,9 +180,8 @@ def evaluate(
     about = {key: card.get(key, "") for key in ("name", "citation", "licence")} | {"identity": one.data.identity}
     about |= {"subjects": len(one.group), "scans": len(np.unique(one.scan)), "groups": dict(sorted(counted.items()))}
     settings = {"repeats": repeats, "folds": FOLDS, "inner": INNER, "shuffles": shuffles, "seed": seed}
-    return Report(
-        about, settings, scores, confusion, chance, {name: own_ranks(z, one.volumes) for name, z in seen.items()}
-    )
+    ranks = {name: own_ranks(z, one.volumes) for name, z in seen.items()}
+    return Report(about, settings, scores, confusion, chance, ranks)
 
 
 def own_ranks(z: Float[np.ndarray, "n d"], volumes: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "k"]:
@@ -244,7 +240,7 @@ def fine_tuned(
     for train, _ in folds(one.group, one.scan, seed=seed):
         side = np.full(len(one.group), "test", object)
         side[train] = "train"
-        mean, sd = one.volumes[train].mean(0), one.volumes[train].std(0, ddof=1)
+        mean, sd = one.volumes.mean(0), one.volumes.std(0, ddof=1)
         part = replace(one.data, subjects=one.data.subjects.assign(split=side), mean=mean, sd=sd).split("train")
         tuned = copy.deepcopy(model)
         fit(tuned, part, part, size, seed=seed, progress=progress)
@@ -260,12 +256,10 @@ def add_fine_tuned(report: Report, one: Cohort, name: str, z: Float[np.ndarray, 
     tests = [test for _, test in folds(one.group, one.scan, seed=seed)]
     ranks = np.mean([own_ranks(z[f, test], one.volumes[test]) for f, test in enumerate(tests)], axis=0)
     return replace(
-        report,
-        settings=report.settings | {"fine_tuning_steps": steps},
+        report, settings=report.settings | {"fine_tuning_steps": steps}, ranks=report.ranks | {title: ranks},
         scores=report.scores | {table: p.scores() for table, p in said.items()},
         confusion=report.confusion | {table: p.confusion() for table, p in said.items()},
-        ranks=report.ranks | {title: ranks},
-    )
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,14 +27,22 @@ def cpu_seconds(work, repeats: int = 5) -> float:
     return min(times) if min(times) > 0 else statistics.mean(times)
 
 
-def main() -> None:
-    """Prints one line for each image size."""
+def measure() -> list[dict[str, float]]:
+    """One row for each image size."""
+    rows = []
     for size, count in ((64, 100), (128, 40)):
         images = generate(count, size=size).images.astype(np.float32)
-        made = cpu_seconds(lambda: generate(count, size=size)) / count
-        reference = cpu_seconds(lambda: scipy.fft.fft2(images)) / count
-        line = f"{size:4d} px {1 / made:7.0f} subjects / CPU s {1000 * made:7.2f} ms a subject"
-        sys.stdout.write(f"{line} {made / reference:6.1f} FFTs of the same images\n")
+        made = cpu_seconds(lambda size=size, count=count: generate(count, size=size)) / count
+        reference = cpu_seconds(lambda images=images: scipy.fft.fft2(images)) / count
+        rows.append({"px": size, "ms a subject": 1000 * made, "subjects / CPU s": 1 / made, "FFTs": made / reference})
+    return rows
+
+
+def main() -> None:
+    """Prints one line for each image size."""
+    for row in measure():
+        line = f"{row['px']:4d} px {row['subjects / CPU s']:7.0f} subjects / CPU s {row['ms a subject']:7.2f} ms a subject"
+        sys.stdout.write(f"{line} {row['FFTs']:6.1f} FFTs of the same images\n")
 
 
 if __name__ == "__main__":
