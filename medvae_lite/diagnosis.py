@@ -68,7 +68,7 @@ def cohort(data: Prepared) -> Cohort:
         ValueError: If there is no such column, only one group, or a group with fewer scans than folds.
     """
     if "group" not in data.subjects or data.subjects["group"].isna().any():
-        raise ValueError(f"{data.root / 'subjects.csv'} does not give every subject a `group`: there is nothing to tell")
+        raise ValueError(f"{data.root / 'subjects.csv'} does not give each subject a `group`: there is nothing to tell")
     names = data.subjects["subject"].tolist()
     first = {other: same[0] for same in data.card.get("duplicates", []) for other in same}
     scan = np.array([names.index(first.get(name, name)) for name in names])
@@ -240,7 +240,7 @@ def fine_tuned(
     for train, _ in folds(one.group, one.scan, seed=seed):
         side = np.full(len(one.group), "test", object)
         side[train] = "train"
-        mean, sd = one.volumes.mean(0), one.volumes.std(0, ddof=1)
+        mean, sd = one.volumes[train].mean(0), one.volumes[train].std(0, ddof=1)
         part = replace(one.data, subjects=one.data.subjects.assign(split=side), mean=mean, sd=sd).split("train")
         tuned = copy.deepcopy(model)
         fit(tuned, part, part, size, seed=seed, progress=progress)

@@ -121,7 +121,9 @@ def plot_confusions(matrices: Mapping[str, ArrayLike], groups: Sequence[str], *,
         if counts.shape != (number, number):
             raise ValueError(f"{title!r} must be {number} by {number}, one row a group, got shape {counts.shape}")
         if not (counts.sum(1) > 0).all():
-            raise ValueError(f"{title!r} must count a subject of every group, got none of {groups[counts.sum(1).argmin()]}")
+            raise ValueError(
+                f"{title!r} must count a subject of every group, got none of {groups[counts.sum(1).argmin()]}"
+            )
     fig, axes = plt.subplots(1, len(matrices), figsize=(panel * len(matrices) + 0.6, panel + 0.5), squeeze=False)
     for ax, (title, counts) in zip(axes.flat, matrices.items()):
         share = counts / counts.sum(1, keepdims=True)

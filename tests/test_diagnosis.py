@@ -78,8 +78,8 @@ def test_take_keeps_rows_together(one):
 
 
 @pytest.mark.parametrize(("mend", "sentence"), [
-    (lambda s: s, "does not give every subject a `group`: there is nothing to tell"),
-    (lambda s: s.assign(group=["a"] * (N - 1) + [None]), "does not give every subject a `group`"),
+    (lambda s: s, "does not give each subject a `group`: there is nothing to tell"),
+    (lambda s: s.assign(group=["a"] * (N - 1) + [None]), "does not give each subject a `group`"),
     (lambda s: s.assign(group="a"), "`group` needs two values or more with 5 scans each, got 60 of 'a'"),
     (lambda s: s.assign(group=["a"] * 56 + ["b"] * 4), "with 5 scans each, got 4 of 'b'"),
 ])  # fmt: skip
@@ -122,7 +122,10 @@ def test_tables_hold_what_their_names_say(one, codes):
     ]  # fmt: skip
     np.testing.assert_array_equal(found["AR-SIVAE: taught dimensions"].values, z[:, :6])
     np.testing.assert_array_equal(found["volumes + AR-SIVAE: code"].values, np.hstack([one.volumes, z]))
-    assert found["pixels, 20 components"].values.shape == (N, 2 * 32 * 32) and found["pixels, 20 components"].components == 20
+    assert (
+        found["pixels, 20 components"].values.shape == (N, 2 * 32 * 32)
+        and found["pixels, 20 components"].components == 20
+    )
     assert found["volumes + AR-SIVAE: code, weighed"].optional == 8
     assert {name for name, table in found.items() if table.optional} == {"volumes + AR-SIVAE: code, weighed"}
 
@@ -176,9 +179,8 @@ def test_report_survives_its_file(report, tmp_path):
         before, after = getattr(report, name), getattr(back, name)
         assert list(before) == list(after)
         for key in before:
-            flat = [(before[key], after[key])] if name != "scores" else [(before[key][m], after[key][m]) for m in before[key]]
-            for a, b in flat:
-                np.testing.assert_allclose(b, a, atol=5.1e-5)
+            for part in before[key] if name == "scores" else [...]:
+                np.testing.assert_allclose(after[key][part], before[key][part], atol=5.1e-5)
     back.write(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "r.json").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.json", "r.json"], "no partial file is left"
@@ -236,7 +238,9 @@ def test_published_model_is_not_one_of_the_cohort_itself(tmp_path):
     torch.testing.assert_close(found.state_dict()[key], wanted.state_dict()[key].half().float())
 
 
-@pytest.mark.parametrize(("made", "got"), [([], 0), ([{"weights": False}], 0), ([{}, {"name": "attri_vae-smoke-seed0-9"}], 2)])
+@pytest.mark.parametrize(
+    ("made", "got"), [([], 0), ([{"weights": False}], 0), ([{}, {"name": "attri_vae-smoke-seed0-9"}], 2)]
+)
 def test_published_model_wants_one_run_with_weights(tmp_path, made, got):
     for one in made:
         publish(tmp_path, **one)
