@@ -70,6 +70,6 @@ def test_metrics_follow_from_weights(folder):
 
 def test_the_published_step_timings_meet_the_goal():
     """What the performance page shows: the published objective at least 4 times as fast on a CPU."""
-    measured = json.loads((ROOT / "book" / "reference" / "measured" / "steps-cpu.json").read_text())
+    measured = json.loads((ROOT / "tests" / "benchmarks" / "results" / "steps-cpu.json").read_text())
     same = [row for row in measured["savings"] if row["features"] == "VGG-19" and row["same objective"]]
-    assert same[0]["faster than published"] == 1 and same[-1]["faster than published"] >= 4
+    assert same[0]["faster than published"] == 1 and same[-1]["least"] >= 4
