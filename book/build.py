@@ -119,8 +119,9 @@ def clean(notebook: NotebookNode) -> NotebookNode:
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = lighter(output.data["image/png"])
             outputs.append(output)
-        # A stream that returns to the start of its line is a progress bar.
-        cell.outputs = [o for o in outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
+        # A stream that returns to the start of its line is a progress bar; other messages a cell may ask to leave out.
+        silent = "remove-stderr" in cell.metadata.get("tags", [])
+        cell.outputs = [o for o in outputs if not (o.get("name") == "stderr" and (silent or "\r" in o.text))]
     return notebook
 
 
