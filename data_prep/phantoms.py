@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from data_prep import cardiac_phantom
+from data_prep import cardiac_phantom, regions_phantom
 from data_prep.prepared import identity
 
-# name -> module with `recipe(subjects=, size=, seed=)` and `prepare(out, subjects=, size=, seed=, workers=)`
-PHANTOMS = {"cardiac": cardiac_phantom}
+# name -> module with `recipe(**options)` and `prepare(out, **options)`, and the options a folder's name tells
+PHANTOMS = {"cardiac": (cardiac_phantom, "{subjects}x{size}px-seed{seed}"), "regions": (regions_phantom, "{subjects}-seed{seed}")}
+_DEFAULTS = {"cardiac": {"subjects": 4096, "size": 64, "seed": 0}, "regions": {"subjects": 9875, "seed": 0}}
 
 
 def cache_folder() -> Path:
@@ -17,25 +18,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MEDVAE_CACHE") or Path.home() / ".cache" / "medvae_lite")
 
 
-def phantom(name: str, *, subjects: int = 4096, size: int = 64, seed: int = 0, workers: int = 1) -> Path:
+def phantom(name: str, **options: int) -> Path:
     """The prepared folder of a phantom, made on first use.
 
     Args:
         name: which phantom; a key of `PHANTOMS`.
-        subjects: number of subjects.
-        size: image side in pixels.
-        seed: which cohort.
-        workers: processes to make it with.
+        options: what its module's `prepare` takes: `subjects` and `seed` of every phantom, `size` in pixels of images,
+            `workers` where it can use several processes.
 
     Returns:
         A folder in the cache, named after what is in it.
 
     Raises:
-        ValueError: if the name is unknown or an argument is impossible.
+        ValueError: if the name or an option is unknown or impossible.
     """
     if name not in PHANTOMS:
         raise ValueError(f"`name` must be one of {', '.join(PHANTOMS)}, got {name!r}.")
-    module = PHANTOMS[name]
-    known = identity(module.recipe(subjects=subjects, size=size, seed=seed))
-    out = cache_folder() / f"{name}-{subjects}x{size}px-seed{seed}-{known[:12]}"
-    return module.prepare(out, subjects=subjects, size=size, seed=seed, workers=workers)
+    (module, label), known = PHANTOMS[name], _DEFAULTS[name]
+    workers = {"workers": options.pop("workers")} if name == "cardiac" and "workers" in options else {}
+    unknown = set(options) - set(known)
+    if unknown:
+        raise ValueError(f"options of the {name} phantom are {', '.join(known)}, got `{min(unknown)}`.")
+    options = known | options
+    out = cache_folder() / f"{name}-{label.format(**options)}-{identity(module.recipe(**options))[:12]}"
+    return module.prepare(out, **options, **workers)

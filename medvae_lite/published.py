@@ -11,23 +11,36 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from medvae_lite import runs
-from medvae_lite.datasets import Prepared
+from medvae_lite.datasets import Split
 from medvae_lite.train import TRAINING_CODE, FitConfig, fit
 
-__all__ = ["train_or_load"]
+__all__ = ["Dataset", "train_or_load"]
 
 log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A prepared dataset of any kind: images or tables."""
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that shaped it."""
+
+    def split(self, name: str) -> Split:
+        """One of its splits."""
 
 
 def train_or_load(
     label: str,
     build: Callable[[], nn.Module],
-    data: Prepared,
+    data: Dataset,
     config: FitConfig,
     *,
     seed: int,

@@ -15,7 +15,8 @@ ALLOWED = {
     "losses": {"gaussian"},
     "nets": set(),
     "sivae": {"losses", "nets", "gaussian"},
-    "mmvae": {"losses", "nets", "gaussian"},
+    "experts": {"gaussian"},
+    "mmvae": {"losses", "gaussian", "experts"},
     "hvae": {"losses", "nets", "gaussian"},
     "runs": set(),
     "train": {"runs", "losses", "datasets"},
@@ -24,6 +25,8 @@ ALLOWED = {
     "disentangle": set(),
     "fidelity": set(),
     "normative": set(),
+    "covariates": set(),
+    "regions": {"covariates", "datasets"},
     "export": set(),
     "widgets": {"export"},
     "plots": set(),
@@ -40,12 +43,13 @@ ALLOWED = {
         "datasets", "disentangle", "fidelity", "gaussian", "losses", "nets", "published", "runs", "sivae", "train",
     },
     "experiments": {"cardiac", "runs"},
+    "cohort": {"gaussian", "mmvae", "normative", "published", "regions", "runs", "train"},
     "diagnosis": {"cardiac", "crossval", "datasets", "disentangle", "runs", "sivae", "train"},
 }
 # Only data_prep knows file formats of images and cohorts.
 FORMATS = {"nibabel", "nilearn", "pydicom", "SimpleITK"}
 # Metrics take arrays and give numbers; these work without torch.
-NUMPY_ONLY = ("disentangle", "normative")
+NUMPY_ONLY = ("covariates", "disentangle", "normative")
 
 
 def modules(package: str) -> dict[str, Path]:

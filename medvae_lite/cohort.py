@@ -1,0 +1,334 @@
+"""The normative experiments: which models are trained on a region table, and what is said of people with them.
+
+Chapters and the run publisher both go through `Study`, so a table and a figure can only speak of the same runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from medvae_lite import normative, runs
+from medvae_lite.gaussian import Gaussian, kl_to_standard
+from medvae_lite.mmvae import PoEVAE
+from medvae_lite.normative import Calibration, PCAResidual, Regression
+from medvae_lite.published import train_or_load
+from medvae_lite.regions import Regions
+from medvae_lite.train import FitConfig
+
+__all__ = ["ARMS", "PROFILES", "Arm", "Linear", "Normative", "Profile", "Study", "VAE", "auc", "evaluate"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large an experiment is.
+
+    Arguments:
+        subjects: People of the phantom's population cohort.
+        fit: How the models are trained.
+        published_steps: Steps of the models as published: 200 epochs, but for the smallest profile.
+        warmup: Steps over which beta rises.
+        seeds: Seeds per published run.
+    """
+
+    subjects: int
+    fit: FitConfig
+    published_steps: int
+    warmup: int
+    seeds: int
+
+
+_FIT = FitConfig(steps=3600, batch_size=256, learning_rate=5e-3, speed="exact")
+PROFILES = {
+    "smoke": Profile(900, replace(_FIT, steps=300, batch_size=64), published_steps=60, warmup=120, seeds=1),
+    "laptop": Profile(9875, _FIT, published_steps=200 * 35, warmup=1500, seeds=3),
+    "paper": Profile(9875, replace(_FIT, steps=200 * 35), published_steps=200 * 35, warmup=3000, seeds=3),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model of the comparison.
+
+    Arguments:
+        title: What tables call it.
+        view: Modalities it sees as modalities of their own; "joined" makes all of them one.
+        settings: Arguments of `PoEVAE` to replace.
+        recipe: Fields of `Regions` to replace.
+        as_published: Train with the published optimiser's settings.
+        seeds: Largest number of seeds worth training.
+    """
+
+    title: str
+    view: tuple[str, ...] | str = ()
+    settings: dict = field(default_factory=dict)
+    recipe: dict = field(default_factory=dict)
+    as_published: bool = False
+    seeds: int = 3
+
+    def data(self, data: Regions) -> Regions:
+        """The table as this model sees it."""
+        seen = data.joined() if self.view == "joined" else data.only(*self.view) if self.view else data
+        return replace(seen, **self.recipe)
+
+
+_PUBLISHED = {"latent_dim": 64, "hidden": (64, 128, 256, 512), "likelihood": "published", "drop": 0.0, "warmup": 0}
+_RECIPE = {"scaling": "minmax", "icv": "divide", "age": "years", "categories": ("sex",)}
+ARMS = {
+    "multimodal": Arm("multimodal"),
+    "joint_only": Arm("multimodal, never thinned", settings={"drop": 0.0}),
+    "no_prior": Arm("multimodal, no prior expert", settings={"prior_expert": False}),
+    "concatenated": Arm("one encoder for all", "joined", {"prior_expert": False}),
+    "cortical": Arm("cortical alone", ("cortical",), {"prior_expert": False}),
+    "subcortical": Arm("subcortical alone", ("subcortical",), {"prior_expert": False}),
+    "hippocampal": Arm("hippocampal alone", ("hippocampal",), {"prior_expert": False}),
+    "as_published": Arm("multimodal as published", (), _PUBLISHED, _RECIPE, True, seeds=1),
+    "as_published_unimodal": Arm("one encoder as published", "joined", {**_PUBLISHED, "prior_expert": False}, _RECIPE, True, seeds=1),
+}
+"""The default model, one change each, the unimodal baselines, and what the public code trains."""
+
+
+class Normative:
+    """A model of healthy people: what it expects of a person, and how unusual the rest is.
+
+    Arguments:
+        data: The table as the model sees it.
+    """
+
+    knows_nothing = True
+    """Whether it can say what to expect of a person none of whose modalities it may look at."""
+
+    def __init__(self, data: Regions):
+        self.data = data
+        self._calibrations: dict = {}
+
+    def deviation(self, rows: NDArray[np.int64], given: Sequence[str] | None = None) -> Array:
+        """Observed less expected regions, in the scale of the model's input, with shape (N, F).
+
+        Arguments:
+            rows: People, as rows of the table.
+            given: Modalities the model may look at; those each person has, when None.
+        """
+        raise NotImplementedError
+
+    def calibration(self, given: Sequence[str] | None = None) -> Calibration:
+        """From the holdout, seen through the same modalities."""
+        key = None if given is None else tuple(given)
+        if key not in self._calibrations:
+            self._calibrations[key] = Calibration.fit(self.deviation(self.data.rows("holdout"), given))
+        return self._calibrations[key]
+
+    def z(self, rows: NDArray[np.int64], given: Sequence[str] | None = None) -> Array:
+        """Calibrated deviations, standard normal in healthy people, with shape (N, F)."""
+        return self.calibration(given)(self.deviation(rows, given))
+
+    def known(self, given: Sequence[str] | None) -> list[str]:
+        """The names in `given`, checked.
+
+        Raises:
+            ValueError: If the model has no such modality.
+        """
+        names = list(self.data.modalities)
+        unknown = [] if given is None else [name for name in given if name not in names]
+        if unknown:
+            raise ValueError(f"`given` must be among the model's modalities {', '.join(names)}, got {unknown[0]!r}")
+        return names if given is None else list(given)
+
+
+class VAE(Normative):
+    """A trained `PoEVAE` on its table."""
+
+    def __init__(self, model: PoEVAE, data: Regions):
+        super().__init__(data)
+        self.model = model.cpu().eval()
+        self.knows_nothing = model.prior_expert
+
+    def inputs(self, rows: NDArray[np.int64], given: Sequence[str] | None = None):
+        """Regions with zeros where not measured (N, F), covariates (N, C), available modalities (M, N)."""
+        x = torch.from_numpy(self.data.x[rows]).float()
+        chosen = torch.tensor([name in self.known(given) for name in self.data.modalities])
+        available = self.model.available(x.isfinite().float()) & chosen[:, None]
+        return x.nan_to_num(0), torch.from_numpy(self.data.covariates[rows]), available
+
+    @torch.no_grad()
+    def codes(self, rows: NDArray[np.int64], given: Sequence[str] | None = None) -> Gaussian:
+        """Joint posteriors, with shape (N, D)."""
+        return self.model.encode(*self.inputs(rows, given))
+
+    @torch.no_grad()
+    def expected(self, rows: NDArray[np.int64], given: Sequence[str] | None = None) -> Array:
+        """Decoded posterior means, in the scale of the input, with shape (N, F)."""
+        x, c, available = self.inputs(rows, given)
+        return self.model.decode(self.model.encode(x, c, available).mu, c).double().numpy()
+
+    def deviation(self, rows: NDArray[np.int64], given: Sequence[str] | None = None) -> Array:
+        return self.data.x[rows] - self.expected(rows, given)
+
+
+class Linear(Normative):
+    """The baseline: covariates by least squares and, with `components`, principal components of what is left."""
+
+    def __init__(self, data: Regions, *, components: int = 0):
+        super().__init__(data)
+        rows = data.rows("train")
+        x, c = data.x[rows], data.covariates[rows].astype(float)
+        whole = np.isfinite(x).all(1)
+        fit = PCAResidual.fit if components else Regression.fit
+        self.model = fit(x[whole], c[whole], **({"components": components} if components else {}))
+
+    def deviation(self, rows: NDArray[np.int64], given: Sequence[str] | None = None) -> Array:
+        x, c = self.data.x[rows], self.data.covariates[rows].astype(float)
+        if isinstance(self.model, Regression):
+            return self.model.residual(x, c)
+        chosen = np.repeat([name in self.known(given) for name in self.data.modalities], list(self.data.sizes.values()))
+        measured, out = np.isfinite(x) & chosen, np.empty_like(x)
+        for gaps in np.unique(measured, axis=0):  # people with the same gaps together
+            same = (measured == gaps).all(1)
+            out[same] = self.model.residual(x[same], c[same], gaps)
+        return out
+
+
+@dataclass
+class Study:
+    """One table, one profile, one seed: trains or loads whatever model is asked for.
+
+    Arguments:
+        data: The prepared table, phantom or real.
+        profile: "smoke", "laptop" or "paper".
+        seed: Seeds initial weights, order of people and noise.
+        device: Where to train.
+        runs_root: Where run records are looked up and written.
+        retrain: Train although a record exists.
+        progress: Whether to show progress bars.
+    """
+
+    data: Regions
+    profile: str
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    runs_root: str | Path = "runs"
+    retrain: bool = False
+    progress: bool = True
+
+    def __post_init__(self):
+        self.device = runs.resolve_device(str(self.device))
+
+    @property
+    def size(self) -> Profile:
+        return PROFILES[self.profile]
+
+    def repeats(self) -> list[Study]:
+        """This study with its own seed, the next one, and so on, as many as the profile publishes."""
+        return [replace(self, seed=self.seed + more) for more in range(self.size.seeds)]
+
+    def train(self, name: str, *, fit: dict | None = None, **settings) -> tuple[VAE, runs.RunRecord]:
+        """The model called `name` in `ARMS`, ready to judge people, and its run record.
+
+        Arguments:
+            fit: Fields of the profile's `FitConfig` to replace.
+            settings: Arguments of the model to replace.
+        """
+        model, record, data = self._train(name, fit or {}, settings, light=False)
+        return VAE(model, data), record
+
+    def record(self, name: str, *, fit: dict | None = None, **settings) -> runs.RunRecord:
+        """The run record alone."""
+        return self._train(name, fit or {}, settings, light=True)[1]
+
+    def records(self, name: str) -> list[runs.RunRecord]:
+        """One record a seed."""
+        return [one.record(name) for one in self.repeats()[: ARMS[name].seeds]]
+
+    def _train(self, name: str, fit: dict, settings: dict, *, light: bool):
+        if name not in ARMS:
+            raise ValueError(f"`name` must be one of {', '.join(ARMS)}, got {name!r}")
+        arm = ARMS[name]
+        data = arm.data(self.data)
+        settings = {"latent_dim": 16, "warmup": self.size.warmup, **arm.settings, **settings}
+        if arm.as_published:
+            fit = {"steps": self.size.published_steps, "learning_rate": 5e-5, "warmup": 0, "decay_from": 1.0, **fit}
+        shape = {"sizes": data.sizes, "covariates": data.covariates.shape[1]}
+        model, record = train_or_load(
+            f"norm_{name}-{self.profile}-seed{self.seed}", lambda: PoEVAE(**shape, **settings), data,
+            replace(self.size.fit, **fit), seed=self.seed, device=self.device, runs_root=self.runs_root,
+            retrain=self.retrain, progress=self.progress, light=light,
+            evaluate=lambda model: evaluate(VAE(model.eval(), data)),
+        )  # fmt: skip
+        return model, record, data
+
+    @cached_property
+    def baselines(self) -> dict[str, Linear]:
+        """Regression on the covariates, and principal components of its residuals, as many as the models have latents."""
+        return {"regression": Linear(self.data), "regression + PCA": Linear(self.data, components=16)}
+
+
+def auc(healthy: Array, ill: Array) -> float:
+    """Probability that an ill person's value is above a healthy one's."""
+    return float(stats.mannwhitneyu(ill, healthy).statistic / (len(ill) * len(healthy)))
+
+
+def evaluate(model: Normative) -> dict:
+    """What a normative model gives on healthy test people and on patients, by name.
+
+    Returns:
+        Squared errors in variances of the training people, calibration, and for data with patients: sizes of their
+        deviations by stage, slope, significance counts in percent, correlation with each test score.
+    """
+    data = model.data
+    test = data.rows("test")
+    scale = np.nanvar(data.x[data.rows("train")], 0)
+    slabs = dict(zip(data.modalities, np.split(np.arange(len(data.regions)), np.cumsum(list(data.sizes.values()))[:-1])))
+
+    def error(given):
+        squared = np.nanmean(model.deviation(test, given) ** 2, 0) / scale
+        return {name: float(squared[columns].mean()) for name, columns in slabs.items()} | {"all": float(squared.mean())}
+
+    result = {f"error_{name}": value for name, value in error(None).items()}
+    several = len(data.modalities) > 1
+    for given in ([()] if model.knows_nothing else []) + [(name,) for name in data.modalities if several]:
+        result |= {f"error_{name}_given_{'none' if not given else given[0]}": value for name, value in error(given).items()}
+    if isinstance(model, VAE):
+        q = model.codes(test)
+        result["kl"] = float(kl_to_standard(q).mean())
+        # Burda et al. 2016: a dimension whose mean varies between people by more than this is in use.
+        result["active"] = int((model.codes(data.rows("train")).mu.var(0) > 0.01).sum())
+    z = model.z(test)
+    checked = normative.check(z)
+    result |= {"mean_abs_z": checked.mean_abs, "false_positives": checked.false_positives}
+    if (data.people["split"] == "patients").any():
+        result |= _patients(model, z)
+    return result
+
+
+def _patients(model: Normative, healthy: Array) -> dict:
+    data, card = model.data, model.data.card
+    rows = data.rows("patients")
+    people, z = data.people.iloc[rows], model.z(rows)
+    deviation, of_healthy = normative.mean_deviation(z), normative.mean_deviation(healthy)
+    group = people["group"].to_numpy()
+    result = {"deviation_CN": float(of_healthy.mean()), "auc_patients": auc(of_healthy, deviation)}
+    for name in card["stages"]:
+        result |= {f"deviation_{name}": float(deviation[group == name].mean()), f"auc_{name}": auc(of_healthy, deviation[group == name])}
+    if len(card["stages"]) > 1:
+        result |= _interval("slope", normative.slope(deviation, group, card["stages"]))
+    for name in card["scores"]:
+        result |= _interval(f"r_{name}", normative.correlation(deviation, people[name].to_numpy(float)))
+    for label, mode, within in (("", "two-sided", "person"), ("_published", "published", "region")):
+        found = normative.significant(normative.p_values(z, mode=mode), within=within)
+        result[f"significant{label}"] = float(100 * found.mean())
+    both = np.concatenate([healthy, z])
+    alone = normative.significant(normative.p_values(both))[: len(healthy)]
+    return result | {"significant_CN": float(100 * alone.mean())}
+
+
+def _interval(name: str, of: normative.Interval) -> dict:
+    return {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high}
