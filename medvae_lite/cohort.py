@@ -23,7 +23,7 @@ from medvae_lite.published import train_or_load
 from medvae_lite.regions import Regions
 from medvae_lite.train import FitConfig
 
-__all__ = ["ARMS", "PROFILES", "Arm", "Linear", "Normative", "Profile", "Study", "VAE", "auc", "evaluate"]
+__all__ = ["ARMS", "PROFILES", "Arm", "Linear", "Normative", "Profile", "Study", "VAE", "auc", "evaluate", "published"]
 
 Array = NDArray[np.float64]
 
@@ -95,6 +95,12 @@ ARMS = {
     "as_published_unimodal": Arm("one encoder as published", "joined", {**_PUBLISHED, "prior_expert": False}, _RECIPE, True, seeds=1),
 }
 """The default model, one change each, the unimodal baselines, and what the public code trains."""
+
+
+def published(study: Study) -> list[tuple[str, dict]]:
+    """Name and changed settings of every model the book publishes for a study and its seed."""
+    runs_of = [(name, {}) for name, arm in ARMS.items() if study.seed < arm.seeds]
+    return runs_of + ([("multimodal", {"warmup": 0})] if not study.seed else [])
 
 
 class Normative:

@@ -158,17 +158,17 @@ def plot_eigenvalues(eigenvalues: Mapping[str, tuple[ArrayLike, float]], ax: Axe
     return ax
 
 
-def plot_strip(values: NDArray, rows: Sequence[str], columns: Sequence[str], ax: Axes | None = None, *, limit: float | None = None, label: str = "z", signed: bool = True) -> Axes:
+def plot_strip(values: NDArray, rows: Sequence[str], columns: Sequence[str], ax: Axes | None = None, *, limit: float | None = None, label: str = "z", signed: bool = True, decimals: int = 1) -> Axes:
     """A heat strip with its numbers printed: (rows, columns), grey where there is none."""
     with style():
         ax = ax or plt.subplots(figsize=(0.75 * len(columns) + 1.6, 0.42 * len(rows) + 0.8))[1]
         limit = limit or signed_limit(values)
-        colours = plt.get_cmap("RdBu" if signed else "magma_r").with_extremes(bad="#DDDDDD")
+        colours = plt.get_cmap("RdBu_r" if signed else "magma_r").with_extremes(bad="#DDDDDD")
         image = ax.imshow(values, cmap=colours, vmin=-limit if signed else 0, vmax=limit, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 dark = abs(value) > 0.65 * limit
-                ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7, color="white" if dark else INK)
+                ax.text(j, i, f"{value:.{decimals}f}", ha="center", va="center", fontsize=7, color="white" if dark else INK)
         ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=7)
         ax.set_yticks(range(len(rows)), rows, fontsize=8)
         figure: Figure = ax.figure

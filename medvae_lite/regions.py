@@ -155,12 +155,19 @@ class Regions:
         Raises:
             ValueError: If nobody is in it.
         """
-        rows = self.rows(name)
+        return self.people_at(self.rows(name))
+
+    def people_at(self, rows: NDArray[np.int64]) -> Split:
+        """Some people, for training.
+
+        Raises:
+            ValueError: If none of them has some modality.
+        """
         x = self.x[rows]
         seen = np.isfinite(x)
         for modality, columns in zip(self.modalities, np.split(seen, np.cumsum(list(self.sizes.values()))[:-1], axis=1)):
             if not columns.any():
-                raise ValueError(f"the modality {modality!r} is missing for everyone in the split {name!r}; leave it out")
+                raise ValueError(f"the modality {modality!r} is missing for everyone here; leave it out, or choose other people")
         return Split(
             images=torch.from_numpy(np.where(seen, x, 0).astype(np.float32))[:, :, None, None],
             labels=torch.from_numpy(seen.astype(np.uint8))[:, :, None, None],

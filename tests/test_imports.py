@@ -35,6 +35,8 @@ ALLOWED = {
     "plots_training": {"plots"},
     "plots_walks": {"plots"},
     "plots_tables": {"plots"},
+    "plots_brain": {"plots"},
+    "plots_maps": {"plots", "plots_brain"},
     "plots_diagnosis": {"plots"},
     "walks": {"datasets"},
     "repulsion": set(),
