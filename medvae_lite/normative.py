@@ -83,7 +83,7 @@ class Check(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Mean of |z| 0.80 +- 0.05 and 5 +- 1 % beyond 1.96."""
+        """Mean absolute z 0.80 ± 0.05, and 5 ± 1 % beyond 1.96."""
         return abs(self.mean_abs - HEALTHY_MEAN) <= 0.05 and abs(self.false_positives - 0.05) <= 0.01
 
     def __str__(self) -> str:

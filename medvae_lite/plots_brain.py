@@ -7,7 +7,6 @@ diverging map centred on 0, others a sequential one; both can be told apart by c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -16,25 +15,29 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgb
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medvae_lite.plots import INK, style
 
-__all__ = ["DIVERGING", "SEQUENTIAL", "drawable", "plot_deviation_map", "plot_strips", "plot_subcortex", "plot_surface"]
+__all__ = ["DIVERGING", "SEQUENTIAL", "drawable", "plot_strips", "plot_subcortex", "plot_surface"]
 
 DIVERGING, SEQUENTIAL = "RdBu_r", "YlOrRd"
 CENTRED = {"RdBu_r", "RdBu", "PuOr", "PuOr_r", "BrBG", "BrBG_r", "PiYG", "PiYG_r", "coolwarm"}
 NO_VALUE, BORDER = to_rgb("#c4c4c4"), np.array(to_rgb("#555555"))
+STEP = 6  # between the shades of red, green and blue, of 255
 TISSUE = {1: to_rgb("#f1f1f1"), 2: to_rgb("#dedede")}  # inside of the brain, cortex
-PIXEL = 0.6  # mm
-VIEWS = {("lh", "lateral"): -1, ("lh", "medial"): 1, ("rh", "medial"): -1, ("rh", "lateral"): 1}
-"""Hemisphere and view -> the side of x it is seen from, in the order of one row."""
-LAYOUTS = {1: [list(VIEWS)], 2: [[("lh", "lateral"), ("rh", "lateral")], [("lh", "medial"), ("rh", "medial")]]}
+LAYOUTS = {
+    1: [[("lh", "lateral"), ("lh", "medial"), ("rh", "medial"), ("rh", "lateral")]],
+    2: [[("lh", "lateral"), ("rh", "lateral")], [("lh", "medial"), ("rh", "medial")]],
+}
+WIDEST = 12  # columns of a strip; more stand upright
+BELOW = {"location": "bottom", "shrink": 0.4, "pad": 0.04}  # where a colour bar stands under a wide figure
 SIDES = {"lh_": "left", "Left-": "left", "rh_": "right", "Right-": "right"}
 
-Values = Mapping[str, float | np.floating]
-Limits = tuple[float, float] | None
+
+Number = int | float | np.number
+Values = Mapping[str, Number]
+Limits = tuple[Number, Number] | None
 
 
 class Drawable(NamedTuple):
@@ -47,15 +50,15 @@ class Drawable(NamedTuple):
 
 def drawable(names: Iterable[str], atlas: Any) -> Drawable:
     """Which names are on the surface of `atlas`, which in its slices, and which in neither (for `plot_strips`)."""
-    names, cortex = list(names), {name for surface in atlas.surfaces.values() for name in np.unique(surface.labels)} - {""}
-    inner = set(atlas.structures)
+    names, inner = list(names), set(atlas.structures)
+    cortex = {str(name) for surface in atlas.surfaces.values() for name in np.unique(surface.labels)} - {""}
     rest = [name for name in names if name not in cortex | inner]
     return Drawable([name for name in names if name in cortex], [name for name in names if name in inner], rest)
 
 
 def _refuse(values: Values, absent: Sequence[str], where: str) -> None:
     if absent:
-        raise ValueError(f"`values` names {absent[0]!r}, which is not {where}; give only names that `drawable` lists for it")
+        raise ValueError(f"`values` names {absent[0]!r}, which is not {where}; give only what `drawable` lists for it")
     if not values or any(np.isinf(value) for value in values.values()):
         raise ValueError("`values` must hold one region or more and no infinite value; NaN stands for a missing one")
 
@@ -70,7 +73,7 @@ def _scale(values: Values, limits: Limits, cmap: str) -> Normalize:
     return Normalize(*limits)
 
 
-def _colours(names: Sequence[str], values: Values, norm: Normalize, cmap: str) -> NDArray:
+def _colours(names: Sequence[str] | NDArray, values: Values, norm: Normalize, cmap: str) -> NDArray:
     """(K, 3), a colour a name."""
     given = np.array([values.get(name, np.nan) for name in names], float)
     colours = colormaps[cmap](norm(np.nan_to_num(given)))[:, :3]
@@ -78,7 +81,7 @@ def _colours(names: Sequence[str], values: Values, norm: Normalize, cmap: str) -
 
 
 def _bar(axes: Axes | Sequence[Axes], values: Values, norm: Normalize, cmap: str, label: str, **where: Any) -> None:
-    below, above = (any(sign * value > sign * end for value in values.values()) for sign, end in ((-1, norm.vmin), (1, norm.vmax)))
+    below, above = any(v < norm.vmin for v in values.values()), any(v > norm.vmax for v in values.values())
     look = {"shrink": 0.8, "aspect": 25, "extend": ("neither", "max", "min", "both")[2 * below + above]}
     bar = np.ravel(axes)[0].figure.colorbar(ScalarMappable(norm, cmap), ax=axes, label=label, **(look | where))
     bar.outline.set_visible(False)
@@ -93,65 +96,26 @@ def _edges(codes: NDArray) -> NDArray:
 
 
 def _show(ax: Axes, image: NDArray) -> None:
-    ax.imshow((image * 255).round().astype(np.uint8), interpolation="antialiased")
+    """Draws (H, W, 3) at half size, which smooths borders, and with few colours, which makes the file small."""
+    height, width = (side // 2 for side in image.shape[:2])
+    half = image[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean((1, 3))
+    painted = 255 - STEP * ((1 - half) * 255 / STEP).round()
+    ax.imshow(painted.clip(0).astype(np.uint8), interpolation="nearest", extent=(0, 2 * width, 2 * height, 0))
     ax.set_axis_off()
 
 
-def _project(vertices: NDArray, from_x: int) -> tuple[NDArray, NDArray]:
-    """Pixels (V, 2) as column and row, upwards, from the lowest and most left one; and nearness to the viewer, mm (V,)."""
-    flat = np.stack([from_x * vertices[:, 1], vertices[:, 2]], 1)
-    return (flat - flat.min(0)) / PIXEL + 2, from_x * vertices[:, 0]
-
-
-def _cross(a: NDArray, b: NDArray) -> NDArray:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
-@lru_cache(maxsize=16)
-def _view(surface: Any, from_x: int) -> tuple[NDArray, NDArray]:
-    """The vertex seen in each pixel, (H, W), -1 beside the brain; and how much light falls there, 0 to 1."""
-    at, near = _project(surface.vertices, from_x)
-    width, height = np.ceil(at.max(0)).astype(int) + 3
-    corners = surface.vertices[surface.faces]
-    normals = np.zeros_like(surface.vertices, float)
-    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    for corner in range(3):
-        np.add.at(normals, surface.faces[:, corner], across)
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
-    light = np.clip(normals @ np.array([from_x * 0.88, 0.0, 0.475]), 0, 1)
-
-    faces = surface.faces[across[:, 0] * from_x > 0]
-    a, b, c = (at[faces[:, corner]] for corner in range(3))
-    low = np.floor(np.minimum(np.minimum(a, b), c)).astype(int)
-    size = (np.ceil(np.maximum(np.maximum(a, b), c)).astype(int) - low).max()
-    ab, ac = (b - a)[:, None], (c - a)[:, None]
-    pixel = low[:, None] + np.stack(np.meshgrid(range(size + 1), range(size + 1)), -1).reshape(1, -1, 2)
-    ap, area = pixel - a[:, None], _cross(ab, ac)
-    weight = np.stack([_cross(ab - ap, ac - ap), _cross(ap, ac), _cross(ab, ap)], -1) / area[..., None]
-    t, p = np.nonzero((weight >= -1e-9).all(-1))
-    corner, weight, (column, row) = faces[t], weight[t, p], pixel[t, p].T
-    depth, lit = ((weight * what[corner]).sum(1) for what in (near, light))
-    flat, vertex = row * width + column, corner[np.arange(len(t)), weight.argmax(1)]
-    order = np.argsort(depth, kind="stable")  # the nearest is written last and stays
-    seen, shade = np.full(height * width, -1), np.zeros(height * width)
-    seen[flat[order]], shade[flat[order]] = vertex[order], lit[order]
-    return seen.reshape(height, width)[::-1], shade.reshape(height, width)[::-1]
-
-
-def _panel(surface: Any, from_x: int, values: Values, norm: Normalize, cmap: str, shade: float) -> NDArray:
+def _panel(surface: Any, view: Any, values: Values, norm: Normalize, cmap: str, shade: Number) -> NDArray:
     """One view, (H, W, 3)."""
-    seen, light = _view(surface, from_x)
     names, codes = np.unique(surface.labels, return_inverse=True)
-    codes = np.where(seen >= 0, codes[seen], -1)
-    light = np.round(light * 12) / 12  # few greys make a small file
-    image = _colours(names, values, norm, cmap)[codes] * (1 - shade + shade * light)[..., None]
+    codes = np.where(view.vertex >= 0, codes[view.vertex], -1)
+    image = _colours(names, values, norm, cmap)[codes] * (1 - shade + shade * view.light)[..., None]
     if shade:
         image[_edges(codes)] = BORDER
     image[codes < 0] = 1
     return image
 
 
-def _mosaic(rows: Sequence[Sequence[NDArray]], gap: int) -> tuple[NDArray, list[tuple[float, float]]]:
+def _mosaic(rows: Sequence[Sequence[NDArray]], gap: int) -> tuple[NDArray, list[tuple[Number, Number]]]:
     """Images (H, W, 3) in rows on white, centred in cells of one size; and the top middle (x, y) of each cell."""
     height, width = (max(image.shape[axis] for row in rows for image in row) + gap for axis in (0, 1))
     sheet, tops = np.ones((height * len(rows), width * max(map(len, rows)), 3)), []
@@ -167,13 +131,14 @@ def _mosaic(rows: Sequence[Sequence[NDArray]], gap: int) -> tuple[NDArray, list[
 @style()
 def plot_surface(
     values: Values, atlas: Any, *, limits: Limits = None, cmap: str = DIVERGING, label: str = "deviation, z",
-    rows: int = 2, shade: float = 0.4, bar: bool = True, ax: Axes | None = None,
+    rows: int = 2, shade: Number = 0.4, bar: bool = True, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Regions of the cortex coloured by value, both hemispheres from the side and from the middle.
 
     Arguments:
         values: Region, such as `lh_entorhinal`, to value; NaN and regions left out are grey.
-        atlas: Has `surfaces`, lh and rh to `vertices` (V, 3) mm, `faces` (T, 3) and `labels` (V,).
+        atlas: Has `surfaces`, lh and rh to `labels` (V,), and `views`, pairs such as ("lh", "medial") to the `vertex`
+            seen in each pixel (H, W), -1 beside the brain, and the `light` there (H, W), 0 to 1.
         limits: Values at the ends of the colour map; by default it holds them all, centred on 0 if it is diverging.
         label: Of the colour bar, with the unit.
         rows: 1 or 2 rows of the four views.
@@ -187,14 +152,17 @@ def plot_surface(
     if rows not in LAYOUTS:
         raise ValueError(f"`rows` must be 1 or 2, got {rows}")
     norm = _scale(values, limits, cmap)
-    ax = ax or plt.figure(figsize=(5.2, 3.7) if rows == 2 else (9, 2.1)).gca()
-    panels = [[_panel(atlas.surfaces[v[0]], VIEWS[v], values, norm, cmap, shade) for v in row] for row in LAYOUTS[rows]]
+    ax = ax or plt.figure(figsize=(5.2, 3.7) if rows == 2 else (9, 2.7)).gca()
+    panels = [
+        [_panel(atlas.surfaces[view[0]], atlas.views[view], values, norm, cmap, shade) for view in row]
+        for row in LAYOUTS[rows]
+    ]
     image, tops = _mosaic(panels, gap=24)
     _show(ax, image)
     for (side, view), (x, y) in zip((v for row in LAYOUTS[rows] for v in row), tops):
         ax.text(x, y, f"{'left' if side == 'lh' else 'right'}, {view}", ha="center", va="bottom", fontsize=9)
     if bar:
-        _bar(ax, values, norm, cmap, label)
+        _bar(ax, values, norm, cmap, label, **(BELOW if rows == 1 else {}))
     return ax
 
 
@@ -213,7 +181,7 @@ def plot_subcortex(
     Raises:
         ValueError: If a name is not in the slices, a value infinite, or `limits` not ascending.
     """
-    _refuse(values, [name for name in values if name not in drawable(values, atlas).subcortex], "a structure of the slices")
+    _refuse(values, [name for name in values if name not in drawable(values, atlas).subcortex], "in the slices")
     norm = _scale(values, limits, cmap)
     ax = ax or plt.figure(figsize=(7.5, 2.8)).gca()
     colours, images = _colours(atlas.structures, values, norm, cmap), []
@@ -253,7 +221,8 @@ def plot_strips(
     cell that no region of `values` has stays white.
 
     Arguments:
-        values: Region to value, in the order of the table. Names begin with lh_ or Left-, rh_ or Right-, or neither.
+        values: Region to value, in the order of the table. Names begin with `lh_` or `Left-`, `rh_` or `Right-`, or
+            neither.
         limits, label, bar: As in `plot_surface`.
         decimals: How many the printed numbers have.
 
@@ -265,9 +234,10 @@ def plot_strips(
     places = {name: _place(name) for name in values}
     sides = [side for side in ("left", "right", "midline") if side in {place[0] for place in places.values()}]
     parts = list(dict.fromkeys(part for _, part in places.values()))
-    upright = len(parts) > 12
+    upright = len(parts) > WIDEST
     shape = (len(parts), len(sides)) if upright else (len(sides), len(parts))
-    ax = ax or plt.figure(figsize=(1.4 + 0.62 * shape[1] + bar, (0.5 if upright else 1.1) + 0.3 * shape[0])).gca()
+    height = (0.5 if upright else 1 + 0.9 * bar) + 0.3 * shape[0]
+    ax = ax or plt.figure(figsize=(1.4 + 0.62 * shape[1] + bar * upright, height)).gca()
     image = np.ones((*shape, 3))
     for name, colour in zip(values, _colours(list(values), values, norm, cmap)):
         side, part = places[name]
@@ -284,36 +254,5 @@ def plot_strips(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     if bar:
-        _bar(ax, values, norm, cmap, label, **({} if upright else {"location": "bottom", "shrink": 0.5}))
+        _bar(ax, values, norm, cmap, label, **({} if upright else BELOW))
     return ax
-
-
-@style()
-def plot_deviation_map(
-    values: Values, atlas: Any, *, limits: Limits = None, cmap: str = DIVERGING, label: str = "deviation, z", title: str = ""
-) -> Figure:
-    """All regions of one person, or of a group's mean, on one scale: the cortex, the subcortex, and strips of the rest.
-
-    Arguments:
-        values: Region to value. What `atlas` cannot show stands in the strips: hippocampal subfields, ventricles.
-        limits, label: As in `plot_surface`.
-        title: Who it is.
-
-    Raises:
-        ValueError: If there is no value, one is infinite, or `limits` not ascending.
-    """
-    _refuse(values, [], "")
-    norm, places = _scale(values, limits, cmap), drawable(values, atlas)
-    subfields = [name for name in places.neither if name.startswith(("lh_", "rh_"))]
-    others = [name for name in places.neither if name not in subfields]
-    groups = (places.surface, places.subcortex, subfields, others)
-    draws = [(plot_surface, {"atlas": atlas, "rows": 1}), (plot_subcortex, {"atlas": atlas}), (plot_strips, {}), (plot_strips, {})]
-    rows = [(*draw, group) for draw, group in zip(draws, groups) if group]
-    heights = [{plot_surface: 1.7, plot_subcortex: 2.3}.get(draw, 0.6 + 0.22 * len(group)) for draw, _, group in rows]
-    fig, axes = plt.subplots(len(rows), 1, figsize=(8, sum(heights)), height_ratios=heights, squeeze=False)
-    for ax, (draw, more, group) in zip(axes.flat, rows):
-        some = {name: values[name] for name in group}
-        draw(some, **more, limits=(norm.vmin, norm.vmax), cmap=cmap, bar=False, ax=ax)
-    _bar(list(axes.flat), values, norm, cmap, label, aspect=40, shrink=0.6)
-    fig.suptitle(title, fontsize=11)
-    return fig

@@ -132,7 +132,7 @@ def examine(data: Regions, *, seed: int = 0, runs_root: str | Path, permutations
         "splits": data.card["splits"], "sites": len(set(site)), "sizes": data.sizes,
         "age_years": [float(v) for v in data.people["age_years"].quantile([0, 0.25, 0.5, 0.75, 1])],
     }  # fmt: skip
-    report["eigenvalues"] = normative.usable_eigenvalues(data.x[data.rows("train")], data.covariates[data.rows("train")].astype(float), weight=1, beta=1)[0].tolist()
+    report["eigenvalues"] = normative.usable_eigenvalues(data.x[data.rows("train")], data.covariates[data.rows("train")].astype(float), weight=1.0, beta=1.0)[0].tolist()
     return report
 
 

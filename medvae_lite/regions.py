@@ -22,10 +22,21 @@ from numpy.typing import NDArray
 from medvae_lite.covariates import Design
 from medvae_lite.datasets import Split
 
-__all__ = ["HOLDOUT_LEAST", "Regions", "load"]
+__all__ = ["HOLDOUT_LEAST", "Regions", "TableSplit", "load"]
 
 HOLDOUT_LEAST = 30
 """Fewest people a calibration holdout may have: below, the standard deviation itself is known to no better than 13 %."""
+
+
+class TableSplit(Split):
+    """The people of one split. The order of an epoch is drawn once and not at every step: half a million people take time."""
+
+    def order(self, *, seed: int, epoch: int):
+        held = self.__dict__.get("_held")
+        if held is None or held[0] != (seed, epoch):
+            held = ((seed, epoch), super().order(seed=seed, epoch=epoch))
+            object.__setattr__(self, "_held", held)
+        return held[1]
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,7 @@ class Regions:
         for modality, columns in zip(self.modalities, np.split(seen, np.cumsum(list(self.sizes.values()))[:-1], axis=1)):
             if not columns.any():
                 raise ValueError(f"the modality {modality!r} is missing for everyone here; leave it out, or choose other people")
-        return Split(
+        return TableSplit(
             images=torch.from_numpy(np.where(seen, x, 0).astype(np.float32))[:, :, None, None],
             labels=torch.from_numpy(seen.astype(np.uint8))[:, :, None, None],
             attributes=torch.from_numpy(self.covariates[rows]),

@@ -12,7 +12,7 @@ export function experts(root, state) {
   const density = (z, m, s) => Math.exp(-0.5 * ((z - m) / s) ** 2) / (s * Math.sqrt(2 * Math.PI));
   const path = (m, s) => {
     let d = "";
-    for (let z = -4; z <= 4.001; z += 0.02) d += `${d ? "L" : "M"}${x(z).toFixed(1)} ${(BASE - 90 * density(z, m, s)).toFixed(1)}`;
+    for (let z = -4; z <= 4.001; z += 0.02) d += `${d ? "L" : "M"}${x(z).toFixed(1)} ${(BASE - 130 * density(z, m, s)).toFixed(1)}`;
     return d;
   };
   function product() {
@@ -29,7 +29,9 @@ export function experts(root, state) {
   const clip = make("g", { "clip-path": `url(#c${state.id})` }, svg);
   const prior = make("path", { fill: "none", stroke: "#999", "stroke-dasharray": "2 3", "stroke-width": 2 }, clip);
   const joint = make("path", { fill: "#222", "fill-opacity": 0.2, stroke: "#222", "stroke-width": 2.5 }, clip);
-  const curves = state.experts.map((e, k) => make("path", { fill: "none", stroke: COLOURS[k], "stroke-dasharray": DASHES[k], "stroke-width": 3, style: "cursor:ew-resize" }, clip));
+  const curves = state.experts.map((e, k) => make("path", { fill: "none", stroke: COLOURS[k], "stroke-dasharray": DASHES[k], "stroke-width": 3 }, clip));
+  // What the pointer takes hold of: a wide, unseen line on top of each curve, without its gaps.
+  const grips = state.experts.map(() => make("path", { fill: "none", stroke: "transparent", "stroke-width": 18, "pointer-events": "stroke", style: "cursor:ew-resize" }, clip));
   const out = root.appendChild(document.createElement("p"));
   out.setAttribute("aria-live", "polite");
   const controls = root.appendChild(document.createElement("div"));
@@ -64,14 +66,14 @@ export function experts(root, state) {
   function draw() {
     const q = product();
     prior.setAttribute("d", state.prior ? path(0, 1) : "");
-    state.experts.forEach((e, k) => curves[k].setAttribute("d", e.on ? path(e.mu, e.sd) : ""));
+    state.experts.forEach((e, k) => [curves[k], grips[k]].forEach(c => c.setAttribute("d", e.on ? path(e.mu, e.sd) : "")));
     joint.setAttribute("d", q ? path(q.mu, q.sd) + "Z" : "");
     out.textContent = q ? `product: mean ${q.mu.toFixed(2)}, sd ${q.sd.toFixed(2)}` : "nobody knows anything: no product";
     title.textContent = `Gaussian experts and their product. ${out.textContent}`;
     root.dataset.mu = q ? q.mu : ""; root.dataset.sd = q ? q.sd : "";
     inputs.forEach(update => update());
   }
-  curves.forEach((curve, k) => {
+  grips.forEach((curve, k) => {
     curve.addEventListener("pointerdown", event => { curve.setPointerCapture(event.pointerId); });
     curve.addEventListener("pointermove", event => {
       if (!curve.hasPointerCapture(event.pointerId)) return;

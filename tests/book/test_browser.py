@@ -167,3 +167,33 @@ def test_search_finds_a_chapter(visit):
     tab = visit("search.html?q=variational")
     tab.wait_for_selector("#search-results li a")
     assert not tab.trouble
+
+
+def test_experts_move_under_the_mouse_and_the_keyboard(visit):
+    tab = visit("book/normative/02_product_of_experts.html")
+    live = tab.locator("div.live").first
+    live.scroll_into_view_if_needed()
+    read = lambda: tuple(float(live.get_attribute(f"data-{name}")) for name in ("mu", "sd"))
+    precision = 1 + 1 / 0.8**2 + 1 / 0.6**2 + 1 / 1.2**2
+    expected = (1.2 / 0.8**2 + 0.4 / 0.6**2 + 2.0 / 1.2**2) / precision
+    assert read() == pytest.approx((expected, precision**-0.5), abs=1e-9)
+    box = live.locator("svg").bounding_box()
+    at = lambda z: box["x"] + (10 + (z + 4) / 8 * 620) / 640 * box["width"]
+    # The widest expert, taken by its right shoulder where no other curve lies, and carried to the left.
+    height = box["y"] + (225 - 130 * 0.1523) / 260 * box["height"]
+    tab.mouse.move(at(3.5), height)
+    tab.mouse.down()
+    tab.mouse.move(at(-2.0), height, steps=5)
+    tab.mouse.up()
+    assert read()[0] < expected - 0.3 and read()[1] == pytest.approx(precision**-0.5, abs=1e-9)
+    live.locator("input[aria-label='standard deviation of cortical']").focus()
+    before = read()[1]
+    tab.keyboard.press("ArrowLeft")
+    assert read()[1] < before, "a surer expert makes the product surer"
+    for box_ in live.locator("input[type=checkbox]").all()[:3]:
+        box_.uncheck()
+    assert read() == (0.0, 1.0), "nobody but the prior"
+    live.locator("button").click()
+    assert read() == pytest.approx((expected, precision**-0.5), abs=1e-9)
+    shoot(tab, "experts", "live")
+    assert not tab.trouble
