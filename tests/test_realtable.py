@@ -78,7 +78,6 @@ def test_a_site_difference_is_no_group_difference():
 def test_the_whole_examination_on_the_phantom(data, tmp_path):
     report = realtable.examine(data, runs_root=tmp_path, permutations=20, progress=False, fit={"steps": 60, "batch_size": 64})
     assert set(report) == {"cohort", "models", "sites", "sensitivity", "eigenvalues"} and len(report["models"]) == 6
-    assert report["sites"]["regression, without site"] > report["sites"]["regression, with site"]
     for by_strength in report["sensitivity"].values():
         weak, strong = by_strength["0.25"], by_strength["2.0"]
         assert strong["auc_known_pattern"] > weak["auc_known_pattern"] and strong["auc_mean_deviation"] > weak["auc_mean_deviation"]
