@@ -81,8 +81,17 @@ def check_subjects(subjects: pd.DataFrame) -> None:
     if tuple(subjects.columns[: len(leading)]) != leading:
         got = ", ".join(map(str, subjects.columns))
         raise ValueError(f"`subjects` must begin with the columns {', '.join(leading)}, got {got}.")
+    enforce(_SUBJECTS, subjects)
+
+
+def enforce(schema: pa.DataFrameSchema, subjects: pd.DataFrame) -> None:
+    """Checks a table of subjects against a schema.
+
+    Raises:
+        ValueError: one sentence naming the first column that breaks it, with the offending values.
+    """
     try:
-        _SUBJECTS.validate(subjects, lazy=True)
+        schema.validate(subjects, lazy=True)
     except pa.errors.SchemaErrors as error:
         cases = error.failure_cases
         column, check = cases["column"].iloc[0] or cases["failure_case"].iloc[0], cases["check"].iloc[0]

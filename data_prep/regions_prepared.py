@@ -21,7 +21,7 @@ import pandas as pd
 import pandera.pandas as pa
 from numpy.typing import NDArray
 
-from data_prep.prepared import FORMAT, already_prepared, identity, sha256_file
+from data_prep.prepared import FORMAT, already_prepared, enforce, identity, sha256_file
 from data_prep.region_names import AGGREGATES
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,7 @@ def check_subjects(subjects: pd.DataFrame) -> None:
     twice = subjects.loc[subjects["subject"].duplicated(), "subject"]
     if len(twice):
         raise ValueError(f"`subjects` must have one row a person, got {twice.iloc[0]!r} twice; keep one scan of each.")
-    try:
-        _SUBJECTS.validate(subjects, lazy=True)
-    except pa.errors.SchemaErrors as error:
-        cases = error.failure_cases
-        column, check = cases["column"].iloc[0] or cases["failure_case"].iloc[0], cases["check"].iloc[0]
-        first = cases.loc[(cases["column"] == column) & (cases["check"] == check), "failure_case"]
-        values = ", ".join(map(repr, first.head(3)))
-        raise ValueError(f"`subjects` column `{column}` must satisfy {check}, got {values}.") from None
+    enforce(_SUBJECTS, subjects)
     ill = subjects.loc[(subjects["split"] != "patients") & (subjects["group"] != HEALTHY), "subject"]
     if len(ill):
         raise ValueError(f"`subjects` in the split {subjects.loc[ill.index[0], 'split']!r} must be {HEALTHY}, got {ill.iloc[0]!r}.")

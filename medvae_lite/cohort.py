@@ -23,7 +23,7 @@ from medvae_lite.published import train_or_load
 from medvae_lite.regions import Regions
 from medvae_lite.train import FitConfig
 
-__all__ = ["ARMS", "PROFILES", "Arm", "Linear", "Normative", "Profile", "Study", "VAE", "auc", "evaluate", "published"]
+__all__ = ["ARMS", "PROFILES", "SMALL", "SMALL_FIT", "SMALL_SETTINGS", "Arm", "Linear", "Normative", "Profile", "Study", "VAE", "auc", "evaluate", "published"]
 
 Array = NDArray[np.float64]
 
@@ -53,6 +53,12 @@ PROFILES = {
     "laptop": Profile(9875, _FIT, published_steps=200 * 35, warmup=1500, seeds=3),
     "paper": Profile(9875, replace(_FIT, steps=200 * 35), published_steps=200 * 35, warmup=3000, seeds=3),
 }
+
+
+SMALL = 1000
+"""Training people below which a table is small: the network is narrower and stops before it learns them by heart."""
+SMALL_FIT = {"steps": 1000, "batch_size": 64, "learning_rate": 2e-3}
+SMALL_SETTINGS = {"hidden": (32,), "warmup": 400}
 
 
 @dataclass(frozen=True)
@@ -232,6 +238,11 @@ class Study:
     def size(self) -> Profile:
         return PROFILES[self.profile]
 
+    @property
+    def arms(self) -> list[str]:
+        """The models that the modalities of this table allow."""
+        return [name for name, arm in ARMS.items() if isinstance(arm.view, str) or set(arm.view) <= set(self.data.modalities)]
+
     def repeats(self) -> list[Study]:
         """This study with its own seed, the next one, and so on, as many as the profile publishes."""
         return [replace(self, seed=self.seed + more) for more in range(self.size.seeds)]
@@ -240,7 +251,7 @@ class Study:
         """The model called `name` in `ARMS`, ready to judge people, and its run record.
 
         Arguments:
-            fit: Fields of the profile's `FitConfig` to replace.
+            fit: Fields of the profile's `FitConfig` to replace; of `SMALL_FIT` where fewer than `SMALL` people train.
             settings: Arguments of the model to replace.
         """
         model, record, data = self._train(name, fit or {}, settings, light=False)
@@ -259,6 +270,9 @@ class Study:
             raise ValueError(f"`name` must be one of {', '.join(ARMS)}, got {name!r}")
         arm = ARMS[name]
         data = arm.data(self.data)
+        small = len(data.rows("train")) < SMALL and self.profile != "smoke" and not arm.as_published
+        if small:
+            fit, settings = SMALL_FIT | fit, SMALL_SETTINGS | settings
         settings = {"latent_dim": 16, "warmup": self.size.warmup, **arm.settings, **settings}
         if arm.as_published:
             fit = {"steps": self.size.published_steps, "learning_rate": 5e-5, "warmup": 0, "decay_from": 1.0, **fit}

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from sklearn.covariance import LedoitWolf
 
 __all__ = [
     "HEALTHY_MEAN", "Calibration", "Check", "Interval", "Mahalanobis", "PCAResidual", "Regression", "check",
@@ -187,15 +188,19 @@ class Mahalanobis:
     precision: Array
 
     @classmethod
-    def fit(cls, v: Array) -> Mahalanobis:
+    def fit(cls, v: Array, *, shrink: bool = False) -> Mahalanobis:
         """From training people (N, F), N well above F.
 
+        Arguments:
+            shrink: Draw the covariance towards a sphere (Ledoit & Wolf 2004), which allows fewer people; distances then no
+                longer follow chi-squared, and are compared with healthy people's.
+
         Raises:
-            ValueError: If there are fewer than twice as many people as columns.
+            ValueError: If there are fewer than twice as many people as columns, and `shrink` is not set.
         """
-        if len(v) < 2 * v.shape[1]:
-            raise ValueError(f"a covariance of {v.shape[1]} columns needs at least {2 * v.shape[1]} people, got {len(v)}")
-        return cls(v.mean(0), np.linalg.inv(np.cov(v.T)))
+        if not shrink and len(v) < 2 * v.shape[1]:
+            raise ValueError(f"a covariance of {v.shape[1]} columns needs at least {2 * v.shape[1]} people, got {len(v)}; give more, or `shrink`")
+        return cls(v.mean(0), np.linalg.inv(LedoitWolf().fit(v).covariance_ if shrink else np.cov(v.T)))
 
     def __call__(self, v: Array) -> Array:
         """Squared distances (N,)."""

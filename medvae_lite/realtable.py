@@ -18,16 +18,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from medvae_lite import normative, runs
-from medvae_lite.cohort import Linear, Normative, Study, auc, evaluate
+from medvae_lite.cohort import SMALL_FIT, SMALL_SETTINGS, Linear, Normative, Study, auc, evaluate
 from medvae_lite.regions import Regions, load
 
-__all__ = ["ATROPHY", "FIT", "SETTINGS", "examine", "group_effects", "inject", "site_variance", "within_site_auc"]
+__all__ = ["ATROPHY", "examine", "group_effects", "inject", "site_variance", "within_site_auc"]
 
 Array = NDArray[np.float64]
-
-FIT = {"steps": 1000, "batch_size": 64, "learning_rate": 2e-3}
-SETTINGS = {"hidden": (32,), "warmup": 400}
-"""For a few hundred training people: one hidden layer, and an end before validation turns."""
 
 ATROPHY = {
     "hippocampus": 1.0, "entorhinal": 1.0, "amygdala": 0.9, "parahippocampal": 0.7, "inferiortemporal": 0.7,
@@ -101,7 +97,7 @@ def within_site_auc(healthy: Array, ill: Array, site_healthy: NDArray, site_ill:
     return {"auc": found, "p": float((1 + np.sum(np.array(shuffled) >= found)) / (1 + permutations)), "chance_high": float(np.quantile(shuffled, 0.975))}
 
 
-def examine(data: Regions, *, seed: int = 0, runs_root: str | Path, permutations: int = 1000, progress: bool = True, fit: Mapping = FIT) -> dict:
+def examine(data: Regions, *, seed: int = 0, runs_root: str | Path, permutations: int = 1000, progress: bool = True, fit: Mapping = SMALL_FIT) -> dict:
     """The whole examination; aggregates only, nothing of one person.
 
     Returns:
@@ -112,7 +108,7 @@ def examine(data: Regions, *, seed: int = 0, runs_root: str | Path, permutations
     names = {"with site": data, "without site": replace(data, categories=tuple(c for c in data.categories if c != "site"))}
     models: dict[str, Normative] = {}
     for how, table in names.items():
-        trained, _ = Study(table, profile="laptop", seed=seed, runs_root=runs_root, progress=progress).train("multimodal", fit=dict(fit), **SETTINGS)
+        trained, _ = Study(table, profile="laptop", seed=seed, runs_root=runs_root, progress=progress).train("multimodal", fit=dict(fit), **SMALL_SETTINGS)
         models |= {f"multimodal VAE, {how}": trained, f"regression, {how}": Linear(table), f"regression + PCA, {how}": Linear(table, components=16)}
     test, patients = data.rows("test"), data.rows("patients")
     site = data.people["site"].to_numpy()

@@ -175,3 +175,15 @@ def test_auc_by_hand():
     assert auc(np.array([1.0, 2.0, 3.0]), np.array([2.5, 4.0])) == pytest.approx((2 + 3) / 6)
 
 
+
+
+def test_a_small_table_gets_a_smaller_network_and_an_earlier_end(data, tmp_path):
+    few = Study(data, profile="laptop", runs_root=tmp_path, progress=False)
+    assert len(data.rows("train")) < cohort.SMALL
+    config = few.record("hippocampal", fit={"steps": 30}).config
+    assert config["model"]["hidden"] == [32] and config["fit"]["batch_size"] == 64 and config["fit"]["steps"] == 30
+
+
+def test_only_models_whose_modalities_are_there_are_offered(data):
+    few = Study(data.only("cortical", "subcortical"), profile="smoke")
+    assert set(cohort.ARMS) - set(few.arms) == {"hippocampal"}

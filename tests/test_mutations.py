@@ -19,6 +19,13 @@ MUTATIONS = {
     "equation 7 subtracts generated images": ("sivae", "self.beta_rec * self.recon + fake", "self.beta_rec * self.recon - fake", "equation_7"),
     "generated images are not detached": ("sivae", "with torch.no_grad():\n            target", "with torch.enable_grad():\n            target", "generated_images_are_data"),
     "the scale forgets the channels": ("sivae", 'self.config["channels"] * pixels', 'pixels', "slope_per_nat"),
+    "the prior is no expert": ("experts", "precision.sum(0) + float(prior)", "precision.sum(0)", "integration_on_a_grid"),
+    "a missing modality still speaks": ("experts", "precision = precision * available[..., None]", "pass", "integration_on_a_grid"),
+    "beta never rises": ("mmvae", "self.taken += 1", "pass", "beta_rises"),
+    "p of an absolute value": ("normative", '(2 if mode == "two-sided" else 1)', "1", "p_is_two_sided"),
+    "discoveries down the wrong axis": ("normative", 'p if within == "person" else p.T', 'p.T if within == "person" else p', "who_else_is_in_the_table"),
+    "a small holdout is taken for a large one": ("normative", "np.sqrt(1 + 1 / self.count)", "1", "small_holdout"),
+    "a year never seen is used in silence": ("covariates", 'if beyond == "refuse":', "if False:", "ages_beyond_training"),
     "a continued run forgets its optimiser": ("train", "optimiser.load_state_dict(state)", "pass", "killed_run_is_continued"),
 }  # fmt: skip
 
