@@ -89,7 +89,7 @@ class Check(NamedTuple):
 
     def __str__(self) -> str:
         verdict = "calibrated" if self.passed else "NOT calibrated"
-        return f"{verdict}: {self.people} healthy people, mean |z| {self.mean_abs:.3f} (0.80 ± 0.05), {self.false_positives:.1%} beyond 1.96 (5 ± 1 %)"
+        return f"{verdict}: {self.people} healthy people, mean |z| {self.mean_abs:.2f} (0.80 ± 0.05), beyond 1.96 {self.false_positives:.1%} (5 ± 1)"
 
 
 def check(z: Array) -> Check:
