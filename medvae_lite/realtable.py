@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from medvae_lite import normative, runs
-from medvae_lite.cohort import SMALL_FIT, SMALL_SETTINGS, Linear, Normative, Study, auc, evaluate
+from medvae_lite.cohort import SMALL_FIT, SMALL_SETTINGS, Study, auc, evaluate
+from medvae_lite.judges import Linear, Normative
 from medvae_lite.regions import Regions, load
 
 __all__ = ["ATROPHY", "examine", "group_effects", "inject", "site_variance", "within_site_auc"]

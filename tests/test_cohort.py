@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from data_prep import phantom
-from medvae_lite import cohort
-from medvae_lite.cohort import Linear, Study, auc, evaluate
+from medvae_lite import cohort, judges
+from medvae_lite.cohort import Study, auc, evaluate
+from medvae_lite.judges import Linear
 from medvae_lite.regions import load
 
 
@@ -136,7 +137,7 @@ def test_gaps_in_a_persons_row_are_a_mask(multimodal, data):
     columns = [data.regions.index(name) for name in data.modalities["subcortical"]]
     raw = data.raw.copy()
     raw[np.ix_(rows, columns)] = np.nan
-    gappy = cohort.VAE(model.model, replace(data, raw=raw))
+    gappy = judges.VAE(model.model, replace(data, raw=raw))
     expected = model.codes(rows, ("cortical", "hippocampal"))
     torch.testing.assert_close(gappy.codes(rows).mu, expected.mu)
     assert np.isnan(gappy.deviation(rows)[:, columns]).all()

@@ -46,8 +46,9 @@ ALLOWED = {
         "datasets", "disentangle", "fidelity", "gaussian", "losses", "nets", "published", "runs", "sivae", "train",
     },
     "experiments": {"cardiac", "runs"},
-    "cohort": {"gaussian", "mmvae", "normative", "published", "regions", "runs", "train"},
-    "realtable": {"cohort", "normative", "regions", "runs"},
+    "judges": {"gaussian", "mmvae", "normative", "regions"},
+    "cohort": {"gaussian", "judges", "mmvae", "normative", "published", "regions", "runs", "train"},
+    "realtable": {"cohort", "judges", "normative", "regions", "runs"},
     "diagnosis": {"cardiac", "crossval", "datasets", "disentangle", "runs", "sivae", "train"},
 }
 # Only data_prep knows file formats of images and cohorts.

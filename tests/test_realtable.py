@@ -7,7 +7,7 @@ import pytest
 
 from data_prep import phantom
 from medvae_lite import cohort, realtable
-from medvae_lite.cohort import Linear
+from medvae_lite.judges import Linear
 from medvae_lite.regions import load
 
 
