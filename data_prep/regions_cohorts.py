@@ -156,7 +156,7 @@ def adni(raw: Path) -> Cohort:
         "the ADNI data use agreement: not to be passed on",
         "Petersen et al., Alzheimer's Disease Neuroimaging Initiative (ADNI): clinical characterization, Neurology "
         "74(3):201-209, 2010, doi:10.1212/WNL.0b013e3181cb3e25",
-        STAGES, scores, excluded,
+        STAGES, tuple(map(str.lower, scores)), excluded,
     )  # fmt: skip
 
 

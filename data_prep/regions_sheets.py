@@ -78,12 +78,12 @@ def people_table(
     site: str,
     scores: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Covariates by their canonical names, one row a person."""
+    """Covariates by their canonical names and scores in small letters, one row a person."""
     if sheet[key].isna().any():
         raise ValueError(f"`{where}` must say in every row who it is, got an empty `{key}`; fill it in.")
     columns = {"age_years": _numbers(sheet[age], f"`{where}`: `{age}`"), "sex": sex, "group": group}
     columns["site"] = sheet[site].fillna("unknown") if site in sheet else pd.Series("unknown", index=sheet.index)
-    columns |= {name: _numbers(sheet[name], f"`{where}`: `{name}`") for name in scores}
+    columns |= {name.lower(): _numbers(sheet[name], f"`{where}`: `{name}`") for name in scores}
     table = pd.DataFrame(columns).astype({name: object for name in ("sex", "group", "site")})
     table = table.set_axis(pd.Index(sheet[key].astype(object), name="subject"))
     one_row_each(pd.Series(table.index), f"`{where}`")

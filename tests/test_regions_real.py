@@ -625,8 +625,8 @@ def test_adni_is_read_by_its_own_dictionary_at_the_first_visit(tmp_path):
         "5": "`lh_cuneus` is missing",
         "21": "no group is given",
     }
-    assert card["stages"] == ["SMC", "EMCI", "LMCI", "AD"] and card["scores"] == ["ADAS13", "RAVLT_immediate"]
-    assert (subjects["ADAS13"] == 9.5).all() and set(subjects["site"]) == {11}
+    assert card["stages"] == ["SMC", "EMCI", "LMCI", "AD"] and card["scores"] == ["adas13", "ravlt_immediate"]
+    assert (subjects["adas13"] == 9.5).all() and set(subjects["site"]) == {11}
 
 
 def test_adni_subfields_are_left_then_right():
