@@ -29,8 +29,8 @@ _PLAUSIBLE = {
 _UNITS = {"mL": 1e3, "L": 1e6, "m3": 1e9}
 _LENGTHS = {"cm": 10, "m": 1e3, "um": 1e-3}
 
+# People left out: [{"subject": ..., "reason": ...}], as the card lists them.
 Excluded = list[dict[str, str]]
-"""People left out: [{"subject": ..., "reason": ...}], as the card lists them."""
 
 
 def require(table: pd.DataFrame, regions: Iterable[str], *, where: str) -> pd.DataFrame:
