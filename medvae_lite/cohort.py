@@ -118,7 +118,7 @@ class Study:
         seed: Seeds initial weights, order of people and noise.
         device: Where to train.
         runs_root: Where run records are looked up and written.
-        retrain: Train although a record exists.
+        retrain: Train although a record exists, once in the life of a study and its repeats.
         progress: Whether to show progress bars.
     """
 
@@ -129,6 +129,8 @@ class Study:
     runs_root: str | Path = "runs"
     retrain: bool = False
     progress: bool = True
+
+    _retrained: set = field(default_factory=set, repr=False)
 
     def __post_init__(self):
         self.device = runs.resolve_device(str(self.device))
@@ -176,12 +178,14 @@ class Study:
         if arm.as_published:
             fit = {"steps": self.size.published_steps, "learning_rate": 5e-5, "warmup": 0, "decay_from": 1.0, **fit}
         shape = {"sizes": data.sizes, "covariates": data.covariates.shape[1]}
+        job = (name, self.seed, repr(fit), repr(settings))
         model, record = train_or_load(
             f"norm_{name}-{self.profile}-seed{self.seed}", lambda: PoEVAE(**shape, **settings), data,
             replace(self.size.fit, **fit), seed=self.seed, device=self.device, runs_root=self.runs_root,
-            retrain=self.retrain, progress=self.progress, light=light,
+            retrain=self.retrain and job not in self._retrained, progress=self.progress, light=light,
             evaluate=lambda model: evaluate(VAE(model.eval(), data)),
         )  # fmt: skip
+        self._retrained.add(job)
         return model, record, data
 
     @cached_property

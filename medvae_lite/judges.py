@@ -42,15 +42,35 @@ class Normative:
         raise NotImplementedError
 
     def calibration(self, given: Sequence[str] | None = None) -> Calibration:
-        """From the holdout, seen through the same modalities."""
-        key = None if given is None else tuple(given)
+        """From those of the holdout who have the modalities in `given` (all, when None), seen through these alone.
+
+        Raises:
+            ValueError: If too few of the holdout have them.
+        """
+        key = tuple(self.known(given))
         if key not in self._calibrations:
-            self._calibrations[key] = Calibration.fit(self.deviation(self.data.rows("holdout"), given))
+            rows = self.data.rows("holdout")
+            rows = rows[self.has(rows)[:, [name in key for name in self.data.modalities]].all(1)]
+            self._calibrations[key] = Calibration.fit(self.deviation(rows, key))
         return self._calibrations[key]
 
+    def has(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which modalities each person has, with shape (N, M)."""
+        first = np.cumsum([0, *self.data.sizes.values()])[:-1]
+        return np.isfinite(self.data.raw[np.ix_(rows, first)])
+
     def z(self, rows: NDArray[np.int64], given: Sequence[str] | None = None) -> Array:
-        """Calibrated deviations, standard normal in healthy people, with shape (N, F)."""
-        return self.calibration(given)(self.deviation(rows, given))
+        """Calibrated deviations, standard normal in healthy people, with shape (N, F).
+
+        A person who lacks a modality is compared with healthy people seen without it.
+        """
+        names, d = np.array(list(self.data.modalities)), self.deviation(rows, given)
+        seen = self.has(rows) & np.isin(names, self.known(given))
+        z = np.empty_like(d)
+        for pattern in np.unique(seen, axis=0):
+            same = (seen == pattern).all(1)
+            z[same] = self.calibration(names[pattern].tolist())(d[same])
+        return z
 
     def known(self, given: Sequence[str] | None) -> list[str]:
         """The names in `given`, checked.
@@ -96,13 +116,19 @@ class VAE(Normative):
 
 
 class Linear(Normative):
-    """The baseline: covariates by least squares and, with `components`, principal components of what is left."""
+    """The baseline: covariates by least squares and, with `components`, principal components of what is left.
+
+    Raises:
+        ValueError: If too few training people have every modality.
+    """
 
     def __init__(self, data: Regions, *, components: int = 0):
         super().__init__(data)
         rows = data.rows("train")
         x, c = data.x[rows], data.covariates[rows].astype(float)
         whole = np.isfinite(x).all(1)
+        if whole.sum() <= c.shape[1] + 1:
+            raise ValueError(f"regression needs more than {c.shape[1] + 1} training people who have every modality, got {whole.sum()}; choose fewer with `only`")
         fit = PCAResidual.fit if components else Regression.fit
         self.model = fit(x[whole], c[whole], **({"components": components} if components else {}))
 

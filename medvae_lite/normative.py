@@ -102,19 +102,26 @@ def mean_deviation(z: Array) -> Array:
     return np.nanmean(np.abs(z), 1)
 
 
-def p_values(z: Array, *, mode: Literal["two-sided", "published"] = "two-sided") -> Array:
-    """p of every z, the same shape. "published" is the public code's: one-sided, of an absolute value: half of it."""
+def p_values(z: Array, *, mode: str = "two-sided") -> Array:
+    """p of every z, the same shape. "published" is the public code's: one-sided, of an absolute value: half of it.
+
+    Raises:
+        ValueError: If `mode` is neither "two-sided" nor "published".
+    """
     if mode not in ("two-sided", "published"):
         raise ValueError(f"`mode` must be one of two-sided, published, got {mode!r}")
     return stats.norm.sf(np.abs(z)) * (2 if mode == "two-sided" else 1)
 
 
-def significant(p: Array, *, rate: float = 0.05, within: Literal["person", "region", "none"] = "person") -> NDArray[np.bool_]:
+def significant(p: Array, *, rate: float = 0.05, within: str = "person") -> NDArray[np.bool_]:
     """Which p (N, F) count, at a false discovery rate (Benjamini & Hochberg 1995), or each at `rate` for "none".
 
     Arguments:
         within: The family of tests: the regions of one "person" (a statement about that person), or the people of one
-            "region" as in the public code, where who else is in the table decides about you.
+            "region" as in the public code, where who else is in the table decides about you; or "none".
+
+    Raises:
+        ValueError: If `within` is none of these.
     """
     if within not in ("person", "region", "none"):
         raise ValueError(f"`within` must be one of person, region, none, got {within!r}")

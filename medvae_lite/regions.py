@@ -99,7 +99,8 @@ class Regions:
         return self._with(chosen)
 
     def joined(self) -> Regions:
-        """All columns as one modality, for the baseline that concatenates them."""
+        """All columns as one modality, for the baseline that concatenates them. It has no way to leave one out: what a person
+        lacks is given to its encoder as the training mean."""
         return replace(self, modalities={"all": self.regions})
 
     def _with(self, modalities: Mapping[str, Sequence[str]]) -> Regions:
@@ -129,8 +130,16 @@ class Regions:
 
     @cached_property
     def scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Offset and width of every column, from the training people, each with shape (F,)."""
+        """Offset and width of every column, from the training people, each with shape (F,).
+
+        Raises:
+            ValueError: If nobody in training has some modality.
+        """
         known = self.values[self.rows("train")]
+        absent = ~np.isfinite(known).any(0)
+        if absent.any():
+            modality = next(name for name, names in self.modalities.items() if self.regions[int(absent.argmax())] in names)
+            raise ValueError(f"the modality {modality!r} is missing for everyone in the training split; leave it out with `only`")
         if self.scaling == "minmax":
             low = np.nanmin(known, 0)
             return low, np.nanmax(known, 0) - low

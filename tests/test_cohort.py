@@ -90,8 +90,12 @@ def test_a_small_holdout_and_an_unknown_split_are_refused(data):
 def test_a_modality_missing_for_everyone_who_trains_is_refused(data):
     raw = data.raw.copy()
     raw[np.ix_(data.rows("train"), [data.regions.index(n) for n in data.modalities["hippocampal"]])] = np.nan
-    with pytest.raises(ValueError, match="'hippocampal' is missing for everyone here|constant"):
+    with pytest.raises(ValueError, match="'hippocampal' is missing for everyone in the training split"):
         replace(data, raw=raw).split("train")
+    raw = data.raw.copy()
+    raw[np.ix_(data.rows("val"), [data.regions.index(n) for n in data.modalities["hippocampal"]])] = np.nan
+    with pytest.raises(ValueError, match="'hippocampal' is missing for everyone here"):
+        replace(data, raw=raw).split("val")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, folder):
@@ -141,6 +145,29 @@ def test_gaps_in_a_persons_row_are_a_mask(multimodal, data):
     expected = model.codes(rows, ("cortical", "hippocampal"))
     torch.testing.assert_close(gappy.codes(rows).mu, expected.mu)
     assert np.isnan(gappy.deviation(rows)[:, columns]).all()
+    others = np.setdiff1d(np.arange(len(data.regions)), columns)
+    np.testing.assert_allclose(gappy.z(rows)[:, others], model.z(rows, ("cortical", "hippocampal"))[:, others], rtol=1e-6)
+    mixed = np.append(rows, data.rows("test")[5:8])
+    np.testing.assert_allclose(gappy.z(mixed)[5:], model.z(mixed)[5:], rtol=1e-6, err_msg="the others keep their own calibration")
+
+
+def test_retraining_happens_once_in_a_study(data, tmp_path):
+    again = Study(data, profile="smoke", runs_root=tmp_path, retrain=True, progress=False)
+    first = again.record("hippocampal").folder.stat().st_ino
+    assert again.record("hippocampal").folder.stat().st_ino == first, "asked again, loaded"
+    anew = Study(data, profile="smoke", runs_root=tmp_path, retrain=True, progress=False)
+    assert anew.record("hippocampal").folder.stat().st_ino != first, "another study trains"
+
+
+def test_regression_without_a_whole_person_is_refused(data):
+    raw = data.raw.copy()
+    train = data.rows("train")
+    hippocampal = [data.regions.index(n) for n in data.modalities["hippocampal"]]
+    subcortical = [data.regions.index(n) for n in data.modalities["subcortical"]]
+    raw[np.ix_(train[::2], hippocampal)] = np.nan
+    raw[np.ix_(train[1::2], subcortical)] = np.nan
+    with pytest.raises(ValueError, match="training people who have every modality, got 0"):
+        Linear(replace(data, raw=raw))
 
 
 def test_an_unknown_modality_or_model_is_refused(multimodal, study, data):

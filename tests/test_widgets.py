@@ -23,5 +23,5 @@ def test_two_on_one_page_do_not_share_an_id():
 
 @pytest.mark.parametrize("experts", [{}, {"a": (0.0, 0.0)}, {c: (0.0, 1.0) for c in "abcd"}])
 def test_what_cannot_be_drawn_is_refused(experts):
-    with pytest.raises(ValueError, match="one to three pairs of a mean and a positive standard deviation|min"):
+    with pytest.raises(ValueError, match="one to three pairs of a mean and a positive standard deviation"):
         Experts(experts)
