@@ -46,8 +46,9 @@ def psnr(x: Images, x_hat: Images, *, data_range: float = 1.0) -> Score:
 
 
 def ssim(
-    x: Images, x_hat: Images, *, mode: Literal["default", "reference"] = "default", per_frame: bool = False
-) -> Score | Float[Tensor, "b c"]:
+    x: Images, x_hat: Images, *, mode: Literal["default", "reference"] = "default", per_frame: bool = False,
+    mask: Tensor | None = None,
+) -> Score | Float[Tensor, "b c"]:  # fmt: skip
     """Structural similarity, shape (B,), or (B, C) with `per_frame`; data range 1, K1 = 0.01, K2 = 0.03.
 
     Wang et al. (2004), eq. 13, averaged where the window fits inside the image. The two definitions give
@@ -56,6 +57,7 @@ def ssim(
     Args:
         mode: "default" is the window of Wang et al., Gaussian 11 x 11 with sigma 1.5 pixels; "reference" that
             of the public AR-SIVAE code (scikit-image's default), uniform 7 x 7, sample covariance (n - 1).
+        mask: pixels (B, C, H, W) whose windows' centres count; all, when None. NaN where a mask is empty.
     """
     if mode not in ("default", "reference"):
         raise ValueError(f'`mode` must be "default" or "reference", got {mode!r}.')
@@ -63,8 +65,11 @@ def ssim(
     size = 7 if mode == "reference" else 11
     if min(x.shape[2:]) < size:
         raise ValueError(f"`x` must be {size} x {size} pixels or more, got {tuple(x.shape[2:])}.")
-    parts = zip(x.split(64), x_hat.split(64), strict=True)  # a whole test set in float64 would be large
-    score = torch.cat([_ssim(*part, mode, size) for part in parts])  # (B, C)
+    edge = size // 2
+    weight = torch.ones_like(x) if mask is None else mask.to(x)
+    weight = weight[..., edge:-edge, edge:-edge]
+    parts = zip(x.split(64), x_hat.split(64), weight.split(64), strict=True)  # a whole test set in float64 would be large
+    score = torch.cat([(_ssim(u, v, mode, size) * w).sum((2, 3)) / w.sum((2, 3)) for u, v, w in parts])  # (B, C)
     return score if per_frame else score.mean(dim=1)
 
 
@@ -83,8 +88,7 @@ def _ssim(x: Tensor, x_hat: Tensor, mode: str, size: int) -> Tensor:
     var, var_hat = (unbiased * (local_mean(u * u) - m * m) for u, m in ((x, mu), (x_hat, mu_hat)))
     cov = unbiased * (local_mean(x * x_hat) - mu * mu_hat)
     c1, c2 = 0.01**2, 0.03**2
-    score = (2 * mu * mu_hat + c1) * (2 * cov + c2) / ((mu**2 + mu_hat**2 + c1) * (var + var_hat + c2))
-    return score.mean(dim=(2, 3))
+    return (2 * mu * mu_hat + c1) * (2 * cov + c2) / ((mu**2 + mu_hat**2 + c1) * (var + var_hat + c2))
 
 
 def perceptual_distance(x: Images, x_hat: Images, features: Features) -> Score:
