@@ -11,7 +11,7 @@ import logging
 import sys
 from typing import NoReturn, Sequence
 
-from data_prep import brain_phantom, cardiac, cardiac_phantom, regions, regions_phantom
+from data_prep import brain, brain_phantom, cardiac, cardiac_phantom, regions, regions_phantom
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status: 0 done, 2 refused, 130 interrupted."""
     parser = _Parser(prog="python -m data_prep", description="Make a prepared dataset.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (brain_phantom, cardiac, cardiac_phantom, regions, regions_phantom):
+    for module in (brain, brain_phantom, cardiac, cardiac_phantom, regions, regions_phantom):
         module.add_commands(subparsers)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -32,7 +32,7 @@ MOST_OBLIQUE = 10.0
 ZEROS_OUTSIDE = 0.2
 MOST_VOXELS = 2**28
 _LOST = 0.01  # the share of a brain that may fall off the picture
-_SNAP = 1e-4  # voxels; less than this is rounding in the header
+_HALF = 0.5 - 1e-6  # two of four voxels are half a pixel, whatever the rounding
 _DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error, MemoryError, OverflowError)
 
 
@@ -98,7 +98,7 @@ def read(path: Path) -> Scan:
 
 def _load(path: Path) -> tuple[nib.Nifti1Image, NDArray]:
     if path.name.endswith(".gz"):
-        # nibabel stops reading where the voxels end; the checksum stands behind them.
+        # Reading to the end checks the checksum behind the voxels, which nibabel does not reach.
         with gzip.open(path) as file:
             while file.read(1 << 22):
                 pass
@@ -239,7 +239,7 @@ def cut(scan: Scan, brain: NDArray[np.bool_], lesion: NDArray[np.bool_] | None, 
                 f"the {name} does not fit into the picture of {_by((columns * pixel_mm, rows * pixel_mm))} mm (the brain is {size} mm wide "
                 "and long); take a larger --size or --pixel-mm"
             )
-    tissue = share >= 0.5 - _SNAP
+    tissue = share >= _HALF
     _require(tissue.any(axis=(1, 2)), z_mm)
     with np.errstate(all="ignore"):
         images = standardise(np.where(tissue, seen(grey) / np.where(tissue, share, 1), 0), tissue)
@@ -260,7 +260,7 @@ def _levels(scan: Scan, brain: NDArray[np.bool_], options: Options) -> tuple[NDA
     height = round(float(scan.affine[2] @ (*middle[:2], anchor, 1.0)), 4)
     centre = height if options.centre_mm is None else options.centre_mm
     z_mm = centre + GAP_MM * (np.arange(options.slices) - options.slices // 2)
-    levels = np.floor((z_mm - height) / scan.edges[2] + anchor + 0.5 + _SNAP).astype(int)
+    levels = np.floor((z_mm - height) / scan.edges[2] + anchor + 0.5).astype(int)
     inside = (levels >= 0) & (levels < brain.shape[2])
     inside[inside] = brain[..., levels[inside]].any(axis=(0, 1))
     _require(inside, z_mm)

@@ -190,8 +190,8 @@ class HVAE(nn.Module):
         for name, known in choices.items():
             if given[name] not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {given[name]!r}")
-        if bidirectional and prior == "nvmp+" and reading != "C":
-            raise ValueError(f"`reading` must be 'C' when `bidirectional`: a pseudo-input has no posterior without a path of its own, got {reading!r}")
+        if bidirectional and prior == "vae":
+            raise ValueError("`bidirectional` must be False for the prior 'vae': its posteriors see the image alone, got True")
         if not 0 <= lesion_layer < len(widths):
             raise ValueError(f"`lesion_layer` must be from 0 to {len(widths) - 1}, got {lesion_layer}")
         if sigma_x <= 0 or components < 1 or free_bits < 0 or not 0 < ramp <= 1:
@@ -292,7 +292,7 @@ class HVAE(nn.Module):
     def pseudo_posteriors(self) -> list[Gaussian]:
         r""":math:`q(z_l \mid u_k)` of every layer by reading A: the encoder's output alone, each with shape (K, D).
 
-        Where posteriors also see the layers above, only that of layer 0 means anything, which sees the constant there.
+        Where posteriors also see the layers above, a pseudo-input has none but the constant at the top: below it they are left out.
         """
         features = self.features(self.pseudo_inputs)
         above = [self.h0.expand(len(features[0]), -1, -1, -1), *map(torch.zeros_like, features[1:])]

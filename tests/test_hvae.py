@@ -311,7 +311,7 @@ def test_layer_shares_find_the_layer_that_varies():
         ({"reading": "D"}, "`reading` must be one of A, B, C"),
         ({"mixture": "some"}, "`mixture` must be"),
         ({"balancing": "yes"}, "`balancing` must be"),
-        ({"prior": "nvmp+", "bidirectional": True}, "`reading` must be 'C'"),
+        ({"prior": "vae", "bidirectional": True}, "`bidirectional` must be False"),
         ({"lesion_layer": 5}, "`lesion_layer` must be from 0 to 4"),
         ({"sigma_x": 0.0}, "`sigma_x`"),
     ],
