@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 
 from data_prep import phantom
-from medvae_lite import cardiac, cohort, datasets, regions, runs
+from medvae_lite import brains, cardiac, cohort, datasets, hierarchy, regions, runs
 from medvae_lite.experiments import SEEDS, Run, opened, published
 
 HERE = Path(__file__).resolve().parent
 PROFILES = ("laptop", "grid")
-COMPARED = ("perceptual", "ssim", "mse", "kl", "scc", "interpretability", "error_all", "slope", "r_adas13")
+DISEASES = ("ms", "ad")
+COMPARED = ("perceptual", "ssim", "mse", "kl", "scc", "interpretability", "error_all", "slope", "r_adas13", "psnr", "neg_elbo")
 
 
 def study(out: Path, profile: str, seed: int) -> cardiac.Study:
@@ -71,6 +72,28 @@ def train_normative(seed: int, name: str, settings: dict, out: Path) -> Path:
     return record.folder
 
 
+def slices(out: Path, disease: str, seed: int = 0) -> hierarchy.Study:
+    """The structured chapters' study of one disease."""
+    torch.set_num_threads(1)
+    data = brains.load(phantom("brain", disease=disease, **hierarchy.PROFILES["laptop"].phantom))
+    return hierarchy.Study(data, profile="laptop", seed=seed, runs_root=out, progress=False)
+
+
+def slices_jobs(out: Path) -> list[tuple[str, int, str, bool, dict]]:
+    """Disease, seed, prior, supervision and settings of every published hierarchy; first seeds first."""
+    studies = [(disease, one) for disease in DISEASES for one in slices(out, disease).repeats()]
+    listed = [(disease, one.seed, *job) for disease, one in studies for job in hierarchy.published(one)]
+    return sorted(listed, key=lambda job: job[1])
+
+
+def train_slices(disease: str, seed: int, prior: str, supervised: bool, settings: dict, out: Path) -> Path:
+    """Trains a hierarchy, or finds it trained; weights are kept where a chapter draws with them."""
+    record = slices(out, disease, seed).record(prior, supervised=supervised, **settings)
+    if seed or settings:
+        (record.folder / runs.WEIGHTS).unlink(missing_ok=True)
+    return record.folder
+
+
 def features(profile: str, role: str, out: Path) -> None:
     study(out, profile, 0).features(role)
 
@@ -98,6 +121,7 @@ def main() -> None:
         for done in as_completed([pool.submit(features, p, r, out) for p in PROFILES for r in cardiac.FEATURE_NETS]):
             done.result()
         futures = [pool.submit(train_normative, *job, out) for job in normative_jobs(out)]
+        futures += [pool.submit(train_slices, *job, out) for job in slices_jobs(out)]
         futures += [pool.submit(train, *job, out) for job in everything]
         for number, done in enumerate(as_completed(futures), start=1):
             folder, minutes = done.result(), (time.monotonic() - began) / 60

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
+from scipy.special import logsumexp
 from sklearn.linear_model import Lasso
 
 __all__ = [
-    "SIZES_MM", "Detector", "components", "contrast_recovery", "invalid_share", "lasso_r2", "missed", "pool", "pyramid_features",
-    "standard_error",
+    "SIZES_MM", "Detector", "components", "contrast_recovery", "importance_bound", "invalid_share", "lasso_r2", "lesion_statistics", "missed", "pool",
+    "pyramid_features",
 ]  # fmt: skip
 
 Array = NDArray[np.floating]
@@ -35,6 +36,19 @@ def components(fraction: Array, pixel_mm: float) -> tuple[NDArray[np.int32], Arr
     found, count = ndi.label(fraction >= PRESENT, _NEIGHBOURS)
     area = np.asarray(ndi.sum(fraction, found, np.arange(1, count + 1)), float) * pixel_mm**2
     return found, 2 * np.sqrt(area / np.pi)
+
+
+def lesion_statistics(fraction: Array, pixel_mm: float) -> dict[str, float]:
+    """How many lesions slices have and how large they are, by name; volumes for slices of 1 mm."""
+    volume = fraction.sum((1, 2)) * pixel_mm**2
+    diameters = np.concatenate([components(share, pixel_mm)[1] for share in fraction])
+    found = {
+        "volume per slice, mean (mm³)": volume.mean(), "volume per slice, sd (mm³)": volume.std(),
+        "slices without lesion (%)": 100 * (volume == 0).mean(), "lesions per slice": len(diameters) / len(fraction),
+    }  # fmt: skip
+    found |= {f"diameter, {q}th centile (mm)": np.percentile(diameters, q) for q in (5, 25, 50, 75, 95)}
+    found |= {f"lesions up to {d} mm (%)": 100 * (diameters <= d).mean() for d in (3, 5)}
+    return {name: float(value) for name, value in found.items()}
 
 
 def contrast_recovery(x: Array, x_hat: Array, fraction: Array, pixel_mm: float) -> pd.DataFrame:
@@ -150,8 +164,8 @@ def pool(plane: Array, side: int = 4) -> Array:
 def pyramid_features(x: Array, *, levels: int = 4) -> Array:
     """Hand-made image features for a Fréchet distance: 12 numbers a level, (N, 12 levels).
 
-    Of each octave of a Gaussian pyramid: mean and spread of the band (the level less its blur), mean size of its gradient, skewness and
-    kurtosis of the band, and mean and spread of the level in each quadrant... of which the means are kept. Named "FD-pyramid" wherever it is used.
+    Of each octave of a Gaussian pyramid: mean, spread, skewness and log kurtosis of the band (the level less its blur), mean and spread of the
+    gradient's size, mean and spread of the level, its mean in each quadrant. Named "FD-pyramid" wherever it is used.
     """
     found, level = [], np.asarray(x, float)
     for _ in range(levels):
@@ -169,9 +183,7 @@ def pyramid_features(x: Array, *, levels: int = 4) -> Array:
     return np.stack(found, 1)
 
 
-def standard_error(log_weights: Array) -> tuple[float, float]:
+def importance_bound(log_weights: Array) -> tuple[float, float]:
     """The importance-weighted bound from log-weights (N, S): its mean over images in nats, and the standard error of that mean."""
-    from scipy.special import logsumexp
-
     each = logsumexp(log_weights, axis=1) - np.log(log_weights.shape[1])
     return float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))

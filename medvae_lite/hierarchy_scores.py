@@ -121,7 +121,7 @@ def _bounds(model, x, few, seed, draws) -> dict:
     mean = torch.cat(terms).double().mean(0).tolist()
     few = few.to(model.h0.device)
     weights = torch.stack([model.log_weight(few, noise) for _ in range(draws)], 1).double().cpu().numpy()
-    bound, error = brain_metrics.standard_error(weights)
+    bound, error = brain_metrics.importance_bound(weights)
     kl = {f"kl_{layer}": value for layer, value in enumerate(mean[1:])}
     return {"recon_nll": mean[0], **kl, "kl": sum(mean[1:]), "neg_elbo": sum(mean), "nll_iw": -bound, "nll_iw_se": error}
 
@@ -214,10 +214,13 @@ class Edited:
         twin: Those people without lesions, (N, H, W).
         tissue: Their tissue, (N, H, W).
         wanted: Lesion area that was to be put in, mm², (N, D); None where anything may come.
+        own: Lesion area that was there before, mm², (N, D).
     """
 
-    def __init__(self, images: NDArray, twin: NDArray, tissue: NDArray, data: Brains, wanted: NDArray | None = None):
-        self.images, self.twin, self.tissue, self.data, self.wanted = images, twin, tissue, data, wanted
+    def __init__(
+        self, images: NDArray, twin: NDArray, tissue: NDArray, data: Brains, wanted: NDArray | None = None, own: NDArray | None = None
+    ):
+        self.images, self.twin, self.tissue, self.data, self.wanted, self.own = images, twin, tissue, data, wanted, own
         self.found = detector(data).lesions(images)
 
     @property
@@ -245,8 +248,9 @@ class Edited:
         if self.images.shape[1] > 1:
             scores["area_sd"] = float(self.area.std(1).mean())
             scores["place_sd"] = float(self.found.std(1).sum((1, 2)).mean() * self.data.pixel_mm**2)
-        if self.wanted is not None and self.area.std() > 0:
-            scores["follows"] = float(np.corrcoef(self.area.ravel(), self.wanted.ravel())[0, 1])
+        for name, area in (("follows", self.wanted), ("own", self.own)):
+            if area is not None and self.area.std() > 0:
+                scores[name] = float(np.corrcoef(self.area.ravel(), area.ravel())[0, 1])
         return scores
 
 
@@ -259,7 +263,7 @@ def mixed(model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[Latent],
     """Each slice with the layer z_P of another person's slice at about the same height (figure 4)."""
     other = _partners(data, rows)
     images = edits.mix(model, way, chosen(way, other), [model.lesion_layer], mode=mode).cpu()[:, :1].numpy()
-    return Edited(images, *_people(data, rows), data, data.lesion_mm3[rows][other][:, None])
+    return Edited(images, *_people(data, rows), data, data.lesion_mm3[rows][other][:, None], data.lesion_mm3[rows][:, None])
 
 
 def _partners(data: Brains, rows) -> NDArray[np.int64]:

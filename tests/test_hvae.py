@@ -9,7 +9,6 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from medvae_lite.datasets import Batch
-from medvae_lite.edits import decode, layer_shares, mix, resample, scale
 from medvae_lite.gaussian import Gaussian
 from medvae_lite.hvae import PRIORS, HVAE, anneal, balance, lesion_loss
 from medvae_lite.losses import Step
@@ -176,7 +175,23 @@ def test_the_importance_weighted_bound_rises_with_draws(prior):
     assert all(b >= a - 1e-9 for a, b in itertools.pairwise(groups)) and groups[-1] > groups[0]
 
 
-@pytest.mark.parametrize("prior", ["vae", "nvae"])
+def test_the_weight_is_the_joint_density_over_the_posterior():
+    """By `torch.distributions`, with the draws of the same step; the top prior is the mixture."""
+    m, x = model("nvmp", (16, 16)), torch.randn(3, 1, 16, 16)
+    with torch.no_grad():
+        image, way = m.infer(x, step())
+        expected = Normal(image, 0.3).log_prob(x).flatten(1).sum(1)
+        for layer, (z, p, q) in enumerate(way):
+            density = Normal(p.mu, p.std).log_prob(z).sum(1)
+            if not layer:
+                parts = m.top_prior()
+                each = Normal(parts.mu, parts.std).log_prob(z[:, None]).sum(2)
+                density = torch.logsumexp(each, 1) - math.log(3)
+            expected = expected + density - Normal(q.mu, q.std).log_prob(z).sum(1)
+        torch.testing.assert_close(m.log_weight(x, step()), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("prior", ["vae", "nvae", "nvmp"])
 def test_one_draw_of_the_weight_is_the_elbo_on_average(prior):
     m, b = model(prior, (16, 16)), batch((16, 16), 2)
     with torch.no_grad():
@@ -196,6 +211,13 @@ def test_samples_of_the_mixture_come_from_its_components():
     expected = top.mu.mean(0)
     assert ((z.mean(0) - expected).abs() < 5 * z.std(0) / math.sqrt(4000)).all()
     assert mixture_log_prob(top, z).isfinite().all()
+
+
+def test_samples_start_in_the_mixture():
+    m, seen = model("nvmp"), []
+    m.draw_top = lambda count, step: seen.append(count) or torch.zeros(count, m.dims[0])
+    m.sample(5, step())
+    assert seen == [5]
 
 
 def test_pseudo_inputs_start_at_images_of_standardised_mri():
@@ -253,57 +275,6 @@ def test_lesion_head_reads_only_its_layer():
         model().lesion_logits(way)
 
 
-@pytest.mark.parametrize("mode", ["absolute", "residual"])
-@pytest.mark.parametrize("prior", PRIORS)
-def test_editing_nothing_changes_nothing(prior, mode):
-    m, x = model(prior), torch.randn(3, 1, 32, 32)
-    with torch.no_grad():
-        image, way = m.infer(x)
-    for edited in (mix(m, way, way, [2], mode=mode), resample(m, way, [], step(), mode=mode), scale(m, way, 2, 1.0, mode=mode)):
-        torch.testing.assert_close(edited, image, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(decode(m, [z for z, *_ in way]), image, rtol=1e-4, atol=1e-4)
-
-
-def test_the_two_ways_of_keeping_a_layer():
-    """Take layer 0 from another image: absolute keeps the values below, residual lets them follow."""
-    m = model("nvae")
-    with torch.no_grad():
-        _, a = m.infer(torch.randn(2, 1, 32, 32))
-        _, b = m.infer(torch.randn(2, 1, 32, 32) + 1)
-    seen = {}
-    real = m.descend
-    for mode in ("absolute", "residual"):
-
-        def watch(count, choose, features=None, mode=mode):
-            image, way = real(count, choose, features)
-            seen[mode] = way
-            return image, way
-
-        m.descend = watch
-        mix(m, a, b, [0], mode=mode)
-    assert torch.equal(seen["absolute"][3].z, a[3].z)
-    torch.testing.assert_close(seen["residual"][3].residual, a[3].residual, rtol=1e-3, atol=1e-3)
-    assert (seen["residual"][1].z - a[1].z).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("prior", PRIORS)
-def test_layer_shares_add_up(prior):
-    m = model(prior, (16, 16))
-    maps, shares = layer_shares(m, step(), outer=6, inner=4)
-    assert maps.shape == (5, 16, 16) and shares.sum() == pytest.approx(1)
-
-
-def test_layer_shares_find_the_layer_that_varies():
-    """Only layer 3 reaches the image: all variance is its own."""
-    m = model("vae", (32, 32))
-    with torch.no_grad():
-        for layer, merge in enumerate(m.merge):
-            if layer != 3:
-                merge.weight[:, -2:] = 0
-    shares = layer_shares(m, step(), outer=24, inner=12)[1]
-    assert shares[3] == pytest.approx(1, abs=0.1) and abs(shares[4]) < 1e-6
-
-
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -319,16 +290,6 @@ def test_layer_shares_find_the_layer_that_varies():
 def test_impossible_settings_are_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         HVAE(size=(32, 32), **settings)
-
-
-def test_edits_refuse_layers_and_modes_that_do_not_exist():
-    m = model()
-    with torch.no_grad():
-        _, way = m.infer(torch.randn(1, 1, 32, 32))
-    with pytest.raises(ValueError, match="`layers` must be from 0 to 4, got 7"):
-        mix(m, way, way, [7])
-    with pytest.raises(ValueError, match="`mode` must be absolute or residual"):
-        mix(m, way, way, [2], mode="relative")
 
 
 def test_extreme_images_give_finite_losses_and_gradients():

@@ -17,7 +17,11 @@ ALLOWED = {
     "sivae": {"losses", "nets", "gaussian"},
     "experts": {"gaussian"},
     "mmvae": {"losses", "gaussian", "experts"},
-    "hvae": {"losses", "nets", "gaussian"},
+    "mixtures": {"gaussian"},
+    "hvae": {"losses", "nets", "gaussian", "mixtures"},
+    "edits": {"hvae", "gaussian", "losses"},
+    "brains": {"datasets"},
+    "brain_metrics": set(),
     "runs": set(),
     "train": {"runs", "losses", "datasets"},
     "published": {"runs", "datasets", "train"},
@@ -48,13 +52,15 @@ ALLOWED = {
     "experiments": {"cardiac", "runs"},
     "judges": {"gaussian", "mmvae", "normative", "regions"},
     "cohort": {"gaussian", "judges", "mmvae", "normative", "published", "regions", "runs", "train"},
+    "hierarchy_scores": {"brain_metrics", "brains", "edits", "fidelity", "hvae", "losses", "mixtures"},
+    "hierarchy": {"brains", "hierarchy_scores", "hvae", "losses", "published", "runs", "train"},
     "realtable": {"cohort", "judges", "normative", "regions", "runs"},
     "diagnosis": {"cardiac", "crossval", "datasets", "disentangle", "runs", "sivae", "train"},
 }
 # Only data_prep knows file formats of images and cohorts.
 FORMATS = {"nibabel", "nilearn", "pydicom", "SimpleITK"}
 # Metrics take arrays and give numbers; these work without torch.
-NUMPY_ONLY = ("covariates", "disentangle", "normative")
+NUMPY_ONLY = ("brain_metrics", "covariates", "disentangle", "normative")
 
 
 def modules(package: str) -> dict[str, Path]:

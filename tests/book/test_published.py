@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_prep import phantom
-from medvae_lite import cardiac, cohort, datasets, experiments, regions, runs
+from medvae_lite import brains, cardiac, cohort, datasets, experiments, hierarchy, hierarchy_scores, regions, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "book" / "runs"
@@ -47,7 +47,7 @@ def test_published_is_what_the_experiments_list_with_weights_where_a_chapter_ope
             assert record.folder in RECORDS, f"{run.title}: not published; `make runs`"
             assert record.has_weights == (run in experiments.opened(study)), f"{run.title}, seed {study.seed}"
             listed.add(record.folder)
-    published = {f for f in RECORDS if f"-{profile}-" in f.name and not f.name.startswith("norm_")}
+    published = {f for f in RECORDS if f"-{profile}-" in f.name and not f.name.startswith(("norm_", "hvae_"))}
     assert listed == published, "a run is published that no experiment lists"
 
 
@@ -82,6 +82,32 @@ def test_a_normative_run_trained_again_is_the_published_one(tmp_path):
     again, published = (one.record("hippocampal").metrics for one in (fresh, study))
     for metric in ("error_all", "slope", "r_adas13"):
         assert again[metric] == pytest.approx(published[metric], rel=0.1), metric
+
+
+def slices(disease):
+    data = brains.load(phantom("brain", disease=disease, **hierarchy.PROFILES["laptop"].phantom))
+    return hierarchy.Study(data, profile="laptop", runs_root=RUNS, progress=False)
+
+
+def test_published_hierarchies_are_those_listed_with_weights_where_a_chapter_draws():
+    listed = set()
+    for disease in ("ms", "ad"):
+        for study in slices(disease).repeats():
+            for prior, supervised, settings in hierarchy.published(study):
+                record = study.record(prior, supervised=supervised, **settings)
+                assert record.folder in RECORDS, f"{prior}, seed {study.seed}, {settings}: not published; `make runs`"
+                assert record.has_weights == (not study.seed and not settings), record.folder.name
+                listed.add(record.folder)
+    assert listed == {f for f in RECORDS if f.name.startswith("hvae_")}
+
+
+@pytest.mark.parametrize(("prior", "supervised"), [("vae", False), ("nvmp", True)])
+def test_hierarchy_metrics_follow_from_weights(prior, supervised):
+    study = slices("ms")
+    model, record = study.train(prior, supervised=supervised)
+    measured = hierarchy_scores.evaluate(model, study.data, draws=5)
+    for metric in ("psnr", "ssim", "neg_elbo", "kl_3", "missed_3", "r2_2_alpha10", "fd_recon", "mixed_follows"):
+        assert measured[metric] == pytest.approx(record.metrics[metric], rel=0.02, abs=0.01), metric
 
 
 @pytest.mark.parametrize("folder", SAMPLE, ids=lambda f: f.name)
