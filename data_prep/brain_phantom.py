@@ -63,7 +63,7 @@ def person(index: int, *, disease: str = "ms", size: int = 64, slices: int = 8, 
         size: image rows in pixels, a key of `SIZES`.
         slices: how many slices of the slab of 24 mm.
         seed: which cohort.
-        factors: factors to set instead of drawing, by name; everything else stays as it was drawn.
+        factors: factors to set instead of drawing, by name (but for the head's `size`); everything else stays as it was drawn.
 
     Raises:
         ValueError: if an argument is impossible.

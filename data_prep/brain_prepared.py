@@ -166,7 +166,7 @@ def check_tables(slices: pd.DataFrame, subjects: pd.DataFrame) -> None:
     if missing:
         raise ValueError(f"`slices` must have the column `{missing[0]}`, got {', '.join(map(str, slices.columns))}.")
     enforce(_SUBJECTS, subjects)
-    enforce(_SLICES, slices)
+    enforce(_SLICES, slices, "slices")
     known = subjects.set_index("subject")["split"]
     strangers = set(slices["subject"]) - set(known.index)
     if strangers:

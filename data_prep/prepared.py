@@ -84,8 +84,8 @@ def check_subjects(subjects: pd.DataFrame) -> None:
     enforce(_SUBJECTS, subjects)
 
 
-def enforce(schema: pa.DataFrameSchema, subjects: pd.DataFrame) -> None:
-    """Checks a table of subjects against a schema.
+def enforce(schema: pa.DataFrameSchema, subjects: pd.DataFrame, table: str = "subjects") -> None:
+    """Checks a table, of subjects unless `table` names another, against a schema.
 
     Raises:
         ValueError: one sentence naming the first column that breaks it, with the offending values.
@@ -97,7 +97,7 @@ def enforce(schema: pa.DataFrameSchema, subjects: pd.DataFrame) -> None:
         column, check = cases["column"].iloc[0] or cases["failure_case"].iloc[0], cases["check"].iloc[0]
         first = cases.loc[(cases["column"] == column) & (cases["check"] == check), "failure_case"]
         values = ", ".join(map(repr, first.head(3)))
-        raise ValueError(f"`subjects` column `{column}` must satisfy {check}, got {values}.") from None
+        raise ValueError(f"`{table}` column `{column}` must satisfy {check}, got {values}.") from None
 
 
 def sha256_file(path: str | os.PathLike) -> str:

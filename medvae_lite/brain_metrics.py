@@ -51,23 +51,27 @@ def lesion_statistics(fraction: Array, pixel_mm: float) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def contrast_recovery(x: Array, x_hat: Array, fraction: Array, pixel_mm: float) -> pd.DataFrame:
+def contrast_recovery(x: Array, x_hat: Array, fraction: Array, pixel_mm: float, *, fluid: NDArray[np.bool_] | None = None) -> pd.DataFrame:
     """How much of each lesion's contrast a reconstruction keeps.
 
     Contrast is the mean over the lesion, weighted by share, less the mean over a ring of two pixels around it without any
     lesion. Recovery is the reconstruction's contrast over the image's: 1 is kept, 0 is gone.
+
+    Arguments:
+        fluid: Where fluid or background is, (N, H, W): left out of the ring, since beside something dark healthy tissue stands out too.
 
     Returns:
         One row a lesion: `image` (position), `diameter_mm`, `contrast`, `recovery`. Lesions that do not stand out
         of the image itself (contrast below 0.2) are left out: there is nothing to recover.
     """
     rows = []
-    for number, (image, image_hat, share) in enumerate(zip(x, x_hat, fraction)):
+    dark = np.zeros(x.shape, bool) if fluid is None else fluid
+    for number, (image, image_hat, share, wet) in enumerate(zip(x, x_hat, fraction, dark)):
         found, diameters = components(share, pixel_mm)
         for one, box in enumerate(ndi.find_objects(found), 1):
             wide = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in box)
             inside = found[wide] == one
-            ring = ndi.binary_dilation(inside, _NEIGHBOURS, 2) & (share[wide] < 0.05)
+            ring = ndi.binary_dilation(inside, _NEIGHBOURS, 2) & (share[wide] < 0.05) & ~wet[wide]
             if not ring.any():
                 continue
             weight = share[wide] * inside
@@ -89,7 +93,7 @@ class Detector:
     """Finds lesions, and fluid, in an image nobody has labelled, by grey value alone.
 
     Arguments:
-        bright: Grey value above which a pixel is lesion.
+        bright: Grey value from which a pixel is lesion.
         dark: Grey value below which a pixel is fluid or background.
     """
 
@@ -101,12 +105,12 @@ class Detector:
         """The threshold of best Dice overlap with the true lesions, and the middle between fluid and white matter."""
         truth = fraction >= 0.5
         thresholds = np.quantile(x[truth], np.linspace(0.02, 0.9, 45)) if truth.any() else np.array([np.inf])
-        dice = [2 * (truth & (x > t)).sum() / (truth.sum() + (x > t).sum()) for t in thresholds]
+        dice = [2 * (truth & (x >= t)).sum() / max(1, truth.sum() + (x >= t).sum()) for t in thresholds]
         return cls(float(thresholds[int(np.argmax(dice))]), float((np.median(x[tissue_dark]) + np.median(x[tissue_white])) / 2))
 
     def lesions(self, x: Array) -> NDArray[np.bool_]:
         """Where it sees lesion, the shape of `x`."""
-        return x > self.bright
+        return x >= self.bright
 
     def area_mm2(self, x: Array, pixel_mm: float) -> Array:
         """Lesion area of every image, with shape (N,)."""
@@ -176,7 +180,7 @@ def pyramid_features(x: Array, *, levels: int = 4) -> Array:
         gradient = np.hypot(np.diff(level, axis=1)[:, :, :-1], np.diff(level, axis=2)[:, :-1])
         h, w = level.shape[1] // 2, level.shape[2] // 2
         quadrants = [level[:, rows, columns] for rows in (slice(h), slice(h, None)) for columns in (slice(w), slice(w, None))]
-        found += [band.mean((1, 2)), spread, (central**3).mean((1, 2)) / spread**3, np.log((central**4).mean((1, 2)) / spread**4)]
+        found += [band.mean((1, 2)), spread, (central**3).mean((1, 2)) / spread**3, np.log((central**4).mean((1, 2)) / spread**4 + 1e-12)]
         found += [gradient.mean((1, 2)), gradient.std((1, 2)), level.mean((1, 2)), level.std((1, 2))]
         found += [q.mean((1, 2)) for q in quadrants]
         level = blurred[:, ::2, ::2]

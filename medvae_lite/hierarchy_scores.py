@@ -21,7 +21,10 @@ from medvae_lite.hvae import HVAE, Latent
 from medvae_lite.losses import Step
 from medvae_lite.mixtures import responsibilities
 
-__all__ = ["ALPHAS", "Edited", "clusters", "detector", "evaluate", "infer", "mixed", "predictability", "synthesised"]
+__all__ = [
+    "ALPHAS", "FLUID", "Edited", "chosen", "clusters", "detector", "evaluate", "infer", "mixed", "partners", "people", "predictability",
+    "step", "synthesised",
+]  # fmt: skip
 
 ALPHAS = (1.0, 10.0, 100.0)
 """Weights of the Lasso, 10 that of Hu et al. 2022."""
@@ -54,7 +57,7 @@ def _joined(parts: Iterable[Latent]) -> Latent:
 
 
 def chosen(way: Iterable[Latent], rows) -> list[Latent]:
-    """Some of the images of a way."""
+    """Some of the images of a way down."""
     return [Latent(z[rows], *(type(g)(g.mu[rows], g.logvar[rows]) for g in (p, q))) for z, p, q in way]
 
 
@@ -77,14 +80,14 @@ def evaluate(model: HVAE, data: Brains, *, seed: int = 0, draws: int = 50, most:
 
     Arguments:
         draws: Draws of the importance-weighted bound.
-        most: Test slices it is computed on, and edits made of, spread over all.
+        most: Test slices it is computed on, and edits made of, spread over all; groups of samples for the shares of variance.
     """
     rows = data.rows("test")
     x = data.image(rows)
     image, way = infer(model, x)
     few = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))
     found = _reconstruction(model, data, rows, x, image) | _bounds(model, x, x[few], seed, draws) | _distances(model, data, x, image, seed)
-    found |= {f"share_{layer}": float(s) for layer, s in enumerate(edits.layer_shares(model, step(seed, model), outer=48, inner=8)[1])}
+    found |= {f"share_{layer}": float(s) for layer, s in enumerate(edits.layer_shares(model, step(seed, model), outer=most, inner=8)[1])}
     if model.prior in ("nvmp", "nvmp+"):
         found |= {name: value for name, value in clusters(model, data, rows, way)[1].items()}
     lesions = bool((data.lesion_mm3[data.rows("train")] > 0).any())
@@ -146,13 +149,16 @@ def _distances(model, data, x, image, seed) -> dict:
 def _lesions(model, data, rows, x, image, seed) -> dict:
     """Small lesions lost in reconstruction, and lesions of samples where none can be."""
     fraction = data.lesion[torch.from_numpy(rows)][:, 0].numpy()
-    recovery = brain_metrics.contrast_recovery(x[:, 0].numpy(), image.cpu()[:, 0].numpy(), fraction, data.pixel_mm)
+    tissue = data.labels[torch.from_numpy(rows)][:, 0].numpy()
+    fluid = np.isin(tissue, FLUID) if tissue.max() > 1 else tissue == 0
+    recovery = brain_metrics.contrast_recovery(x[:, 0].numpy(), image.cpu()[:, 0].numpy(), fraction, data.pixel_mm, fluid=fluid)
     classes = zip(("3", "5", "10", "more"), brain_metrics.missed(recovery))
     found = {f"missed_{name}": float(value) for name, value in classes} | {"missed_all": float((recovery["recovery"] < 0.5).mean())}
     find, noise = detector(data), step(seed, model)
     drawn = torch.cat([model.sample(64, noise).cpu() for _ in range(4)])[:, 0].numpy()
     found["invalid_prior"], found["lesions_prior"] = brain_metrics.invalid_share(drawn, find)
     found["invalid_real"], found["lesions_real"] = brain_metrics.invalid_share(x[:, 0].numpy(), find)
+    found["area_real"] = float(find.area_mm2(x[:, 0].numpy(), data.pixel_mm).mean())
     if model.lesion_head is not None:
         _, way = infer(model, x)
         p, t = torch.sigmoid(model.lesion_logits(way)).cpu()[:, 0].numpy() > 0.5, fraction >= 0.5
@@ -181,7 +187,7 @@ def predictability(model: HVAE, data: Brains, way: list[Latent]) -> dict:
         flat, pooled = [p.reshape(len(p), -1) for p in planes], [brain_metrics.pool(p) for p in planes]
         for name, y in targets.items():
             spread = y[train].std()
-            if not spread:
+            if not spread > 1e-9 * max(1.0, np.abs(y[train]).max()):
                 continue
             if name == "lesion":
                 for alpha in ALPHAS:
@@ -229,7 +235,7 @@ class Edited:
         return self.found.sum((2, 3)) * self.data.pixel_mm**2
 
     def anatomy(self) -> float:
-        """SSIM to the healthy twin in the brain, away from any lesion."""
+        """SSIM to the healthy twin in the brain, more than two pixels from any lesion; windows reach five, so a perfect edit has about 0.97."""
         n, d = self.images.shape[:2]
         near = ndi.binary_dilation(self.found, np.ones((1, 1, 3, 3), bool), 2)
         mask = (self.tissue > 0)[:, None] & ~near
@@ -254,19 +260,20 @@ class Edited:
         return scores
 
 
-def _people(data: Brains, rows) -> tuple[NDArray, NDArray]:
+def people(data: Brains, rows) -> tuple[NDArray, NDArray]:
+    """Healthy twins and tissue of some slices, each (N, H, W)."""
     at = torch.from_numpy(np.asarray(rows))
     return data.twins[at][:, 0].float().numpy(), data.labels[at][:, 0].numpy()
 
 
 def mixed(model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[Latent], *, seed: int = 0, mode: str = "residual") -> Edited:
     """Each slice with the layer z_P of another person's slice at about the same height (figure 4)."""
-    other = _partners(data, rows)
+    other = partners(data, rows)
     images = edits.mix(model, way, chosen(way, other), [model.lesion_layer], mode=mode).cpu()[:, :1].numpy()
-    return Edited(images, *_people(data, rows), data, data.lesion_mm3[rows][other][:, None], data.lesion_mm3[rows][:, None])
+    return Edited(images, *people(data, rows), data, data.lesion_mm3[rows][other][:, None], data.lesion_mm3[rows][:, None])
 
 
-def _partners(data: Brains, rows) -> NDArray[np.int64]:
+def partners(data: Brains, rows) -> NDArray[np.int64]:
     """For each slice the position of one of the next person's at the nearest height."""
     table = data.slices.iloc[rows].reset_index(drop=True)
     people = list(table["subject"].unique())
@@ -281,7 +288,7 @@ def synthesised(model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[La
     """Each slice with the layer z_P drawn anew, several times (figure 3, top row)."""
     noise = step(seed, model)
     images = [edits.resample(model, way, [model.lesion_layer], noise, mode=mode).cpu()[:, 0].numpy() for _ in range(draws)]
-    return Edited(np.stack(images, 1), *_people(data, rows), data)
+    return Edited(np.stack(images, 1), *people(data, rows), data)
 
 
 @torch.no_grad()
@@ -292,7 +299,7 @@ def clusters(model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[Laten
         Probabilities, (N, K), and: `usage`, the exponential of the entropy of how often each is chosen (1 to K); normalised mutual
         information with height, ventricle and lesion terciles.
     """
-    r = responsibilities(model.top_prior(), way[0].z)[..., 0].cpu().numpy()
+    r = responsibilities(model.top_prior(), way[0].z, places=model.places[0]).mean(-1).cpu().numpy()
     owner = r.argmax(1)
     share = np.bincount(owner, minlength=r.shape[1]) / len(owner)
     entropy = -(share[share > 0] * np.log(share[share > 0])).sum()

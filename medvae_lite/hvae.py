@@ -190,8 +190,6 @@ class HVAE(nn.Module):
         for name, known in choices.items():
             if given[name] not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {given[name]!r}")
-        if bidirectional and prior == "vae":
-            raise ValueError("`bidirectional` must be False for the prior 'vae': its posteriors see the image alone, got True")
         if not 0 <= lesion_layer < len(widths):
             raise ValueError(f"`lesion_layer` must be from 0 to {len(widths) - 1}, got {lesion_layer}")
         if sigma_x <= 0 or components < 1 or free_bits < 0 or not 0 < ramp <= 1:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import ndimage as ndi
+from scipy import stats
 from skimage.metrics import structural_similarity
 from sklearn.linear_model import Lasso
 
@@ -76,15 +77,15 @@ def test_lesion_statistics_of_three_slices_worked_by_hand():
     share = np.zeros((3, 16, 16))
     share[1, 2:4, 2:4] = share[2, 8:10, 8:10] = share[2, 2, 2] = 1
     share[2, 14, 14] = 0.2  # too faint for a lesion, but tissue lost all the same
-    stats = lesion_statistics(share, 2.0)
+    found = lesion_statistics(share, 2.0)
     volumes = np.array([0, 16, 20.8])
-    assert stats["volume per slice, mean (mm³)"] == pytest.approx(36.8 / 3)
-    assert stats["volume per slice, sd (mm³)"] == pytest.approx(math.sqrt((volumes**2).mean() - volumes.mean() ** 2))
-    assert stats["slices without lesion (%)"] == pytest.approx(100 / 3)
-    assert stats["lesions per slice"] == 1
-    assert stats["diameter, 50th centile (mm)"] == pytest.approx(disc(16))
-    assert stats["diameter, 25th centile (mm)"] == pytest.approx((disc(4) + disc(16)) / 2)
-    assert stats["lesions up to 3 mm (%)"] == pytest.approx(100 / 3) and stats["lesions up to 5 mm (%)"] == 100
+    assert found["volume per slice, mean (mm³)"] == pytest.approx(36.8 / 3)
+    assert found["volume per slice, sd (mm³)"] == pytest.approx(math.sqrt((volumes**2).mean() - volumes.mean() ** 2))
+    assert found["slices without lesion (%)"] == pytest.approx(100 / 3)
+    assert found["lesions per slice"] == 1
+    assert found["diameter, 50th centile (mm)"] == pytest.approx(disc(16))
+    assert found["diameter, 25th centile (mm)"] == pytest.approx((disc(4) + disc(16)) / 2)
+    assert found["lesions up to 3 mm (%)"] == pytest.approx(100 / 3) and found["lesions up to 5 mm (%)"] == 100
 
 
 # Contrast that a reconstruction keeps
@@ -188,7 +189,7 @@ def test_without_any_lesion_nothing_is_found():
 
 def test_area_is_pixels_found_times_their_area():
     x, find = np.zeros((3, 8, 8)), Detector(1.0, -0.5)
-    x[1, 2:4, 2:5], x[2, 0, 0], x[0, 0, 0] = 2, 1.01, 1.0
+    x[1, 2:4, 2:5], x[2, 0, 0], x[0, 0, 0] = 2, 1.0, 0.99
     np.testing.assert_allclose(find.area_mm2(x, 2.75), [0, 6 * 2.75**2, 2.75**2])
 
 
@@ -201,7 +202,9 @@ def scene(*places):
     return x
 
 
-@pytest.mark.parametrize(("places", "expected"), [([(4, 4)], (0, 1)), ([(20, 20)], (1, 1)), ([(4, 4), (20, 20)], (0.5, 2)), ([(0, 0)], (0, 1))])
+@pytest.mark.parametrize(
+    ("places", "expected"), [([(4, 4)], (0, 1)), ([(20, 20)], (1, 1)), ([(4, 4), (20, 20)], (0.5, 2)), ([(0, 0)], (0, 1))]
+)
 def test_a_lesion_in_fluid_is_invalid_and_one_in_tissue_is_not(places, expected):
     assert invalid_share(scene(*places), Detector(1.0, -0.25)) == expected
 
@@ -305,6 +308,18 @@ def test_the_first_level_holds_means_of_the_image_and_its_quadrants(textures):
     np.testing.assert_allclose(features[:, 6:8], np.stack([textures.mean((1, 2)), textures.std((1, 2))], 1))
 
 
+def test_the_next_level_is_the_blurred_image_at_half_the_size(textures):
+    half = ndi.gaussian_filter(textures, (0, 1, 1), mode="nearest")[:, ::2, ::2]
+    np.testing.assert_allclose(pyramid_features(textures)[:, 12:], pyramid_features(half, levels=3))
+
+
+def test_bands_are_what_the_blur_takes_away_by_their_first_four_moments(textures):
+    band = textures - ndi.gaussian_filter(textures, (0, 1, 1), mode="nearest")
+    flat = band.reshape(60, -1)
+    expected = [flat.mean(1), flat.std(1), stats.skew(flat, axis=1), np.log(stats.kurtosis(flat, axis=1, fisher=False))]
+    np.testing.assert_allclose(pyramid_features(textures)[:, :4], np.stack(expected, 1), rtol=1e-4, atol=1e-6)
+
+
 def test_gradients_of_a_slope_are_its_steepness():
     slope = np.add.outer(3.0 * np.arange(32), 4.0 * np.arange(32))[None]
     assert pyramid_features(slope)[0, 4:6].tolist() == pytest.approx([5, 0], abs=1e-9)
@@ -347,7 +362,8 @@ def pair(count=3, size=32):
 @pytest.mark.parametrize("mode", ["default", "reference"])
 def test_a_full_mask_is_no_mask(mode):
     x, x_hat = map(torch.from_numpy, pair())
-    torch.testing.assert_close(fidelity.ssim(x, x_hat, mode=mode, mask=torch.ones_like(x, dtype=torch.bool)), fidelity.ssim(x, x_hat, mode=mode))
+    full = torch.ones_like(x, dtype=torch.bool)
+    torch.testing.assert_close(fidelity.ssim(x, x_hat, mode=mode, mask=full), fidelity.ssim(x, x_hat, mode=mode))
 
 
 @pytest.mark.parametrize(("mode", "edge"), [("default", 5), ("reference", 3)])
@@ -383,3 +399,15 @@ def test_a_mask_is_cut_in_the_same_batches_as_the_images():
     found = fidelity.ssim(x, x_hat, mask=mask)
     for row in (3, 66):
         torch.testing.assert_close(found[row : row + 1], fidelity.ssim(x[row : row + 1], x_hat[row : row + 1], mask=mask[row : row + 1]))
+
+
+def test_fluid_beside_a_lesion_is_no_part_of_its_ring():
+    """Grey 1 everywhere, 2 in the lesion, 0 in a ventricle beside it: a blank reconstruction keeps nothing of the contrast."""
+    x, share, wet = np.ones((1, 16, 16)), np.zeros((1, 16, 16)), np.zeros((1, 16, 16), bool)
+    wet[0, :, 8:] = True
+    x[wet] = 0
+    blank = x.copy()
+    x[0, 6:8, 6:8], share[0, 6:8, 6:8] = 2, 1
+    seen = contrast_recovery(x, blank, share, 1.0, fluid=wet)
+    assert seen["contrast"].tolist() == [1.0] and seen["recovery"].tolist() == [0.0]
+    assert contrast_recovery(x, blank, share, 1.0)["recovery"].item() > 0.2

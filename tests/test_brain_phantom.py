@@ -61,6 +61,21 @@ def test_setting_a_factor_leaves_the_others_as_drawn(disease):
         assert {k for k, v in drawn.items() if made[k] != v} == {name}
 
 
+@pytest.mark.parametrize("disease", ["ms", "ad"])
+def test_a_factor_set_to_what_was_drawn_changes_nothing(disease):
+    drawn = draw_factors(0, 3, disease)
+    kept = {name: value for name, value in drawn.items() if name != "size"}
+    assert same(person(3, disease=disease, **SMALL, **kept), person(3, disease=disease, **SMALL))
+
+
+def test_people_have_noise_of_their_own(people):
+    """What a blur takes away, in white matter that three people share."""
+    fine = [stack.twins - ndi.gaussian_filter(stack.twins, (0, 1, 1)) for stack in people[:3]]
+    white = np.logical_and.reduce([ndi.binary_erosion(stack.tissue == WHITE, np.ones((1, 3, 3), bool)) for stack in people[:3]])
+    correlation = np.corrcoef([one[white] for one in fine])
+    assert white.sum() > 100 and np.abs(correlation[np.triu_indices(3, 1)]).max() < 0.4
+
+
 def test_more_lesions_change_nothing_but_the_lesions():
     few, many = (person(3, lesions_expected=float(n), **SMALL) for n in (5, 150))
     np.testing.assert_array_equal(few.tissue, many.tissue)
@@ -116,15 +131,15 @@ def test_lesions_lie_in_white_matter_nuclei_and_the_innermost_cortex():
 
 
 def test_lesions_begin_at_the_ventricles():
-    """The share of white matter that is lesion, near them and far from them."""
+    """The share of white matter that is lesion, near them and far from them, confluent caps left out."""
     shares = []
     for index in range(20):
-        stack = person(index, size=64, slices=4)
+        stack = person(index, size=64, slices=4, caps_mm=0.0)
         distance = np.stack([ndi.distance_transform_edt(tissue != VENTRICLE) * 2.75 for tissue in stack.tissue])
         white = stack.tissue == WHITE
         shares.append([stack.lesion[white & (distance < 6)].mean(), stack.lesion[white & (distance > 15)].mean()])
     near, far = np.mean(shares, 0)
-    assert near > 3 * far > 0
+    assert near > 2 * far > 0
 
 
 def test_shares_are_shares_and_every_lesion_is_at_least_the_smallest(people):
@@ -150,7 +165,7 @@ def test_a_lesion_has_the_size_it_was_drawn_with():
 
 def test_the_twin_is_the_same_image_outside_the_lesions_and_darker_inside(people):
     for stack in people:
-        distance = np.stack([ndi.distance_transform_edt(share == 0) if share.any() else np.full(share.shape, 99.0) for share in stack.lesion])
+        distance = np.stack([ndi.distance_transform_edt(share == 0) if share.any() else 99.0 + share for share in stack.lesion])
         assert np.abs(stack.images - stack.twins)[distance > 3].max() <= 1e-6
         assert (stack.images - stack.twins)[stack.lesion > 0.5].mean() > 0.5
 

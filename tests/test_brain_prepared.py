@@ -45,7 +45,8 @@ def contents(folder):
 
 
 @pytest.mark.parametrize(
-    ("count", "sizes"), [(5, (3, 1, 1)), (6, (4, 1, 1)), (7, (5, 1, 1)), (8, (4, 2, 2)), (20, (12, 4, 4)), (300, (180, 60, 60)), (815, (489, 163, 163))]
+    ("count", "sizes"),
+    [(5, (3, 1, 1)), (6, (4, 1, 1)), (7, (5, 1, 1)), (8, (4, 2, 2)), (20, (12, 4, 4)), (300, (180, 60, 60)), (815, (489, 163, 163))],
 )
 def test_people_are_shared_60_20_20_with_at_least_one_each(count, sizes):
     splits = split_by_subject(count)

@@ -59,7 +59,8 @@ def test_names_of_people_stay_text(copy):
 
 
 @pytest.mark.parametrize(
-    ("gone", "named"), [(("card.json",), "card.json"), (("slices.csv", "labels.npy"), "slices.csv, labels.npy"), (("images.npy",), "images.npy")]
+    ("gone", "named"),
+    [(("card.json",), "card.json"), (("slices.csv", "labels.npy"), "slices.csv, labels.npy"), (("images.npy",), "images.npy")],
 )
 def test_a_missing_file_is_named(copy, gone, named):
     for name in gone:

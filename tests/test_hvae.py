@@ -282,7 +282,6 @@ def test_lesion_head_reads_only_its_layer():
         ({"reading": "D"}, "`reading` must be one of A, B, C"),
         ({"mixture": "some"}, "`mixture` must be"),
         ({"balancing": "yes"}, "`balancing` must be"),
-        ({"prior": "vae", "bidirectional": True}, "`bidirectional` must be False"),
         ({"lesion_layer": 5}, "`lesion_layer` must be from 0 to 4"),
         ({"sigma_x": 0.0}, "`sigma_x`"),
     ],
