@@ -28,9 +28,10 @@ MUTATIONS = {
     "a year never seen is used in silence": ("covariates", 'if beyond == "refuse":', "if False:", "ages_beyond_training"),
     "equation 4 as printed": ("mixtures", "torch.exp(delta.logvar) - delta.logvar - 1", "torch.exp(delta.logvar) - p.logvar - 1", "residual_kl"),
     "components weigh one each": ("mixtures", "torch.logsumexp(each, 1) - math.log(each.shape[1])", "torch.logsumexp(each, 1)", "mixture_log_prob_agrees"),
-    "layers balanced the other way": ("hvae", 'size / dims if mode == "per_dim"', 'size * dims if mode == "per_dim"', "balance_fixture"),
+    "layers balanced the other way": ("layer_losses", 'size / dims if mode == "per_dim"', 'size * dims if mode == "per_dim"', "balance_fixture"),
     "samples forget the mixture": ("hvae", "sample(p, step.noise(*p.mu.shape)) if layer else self.draw_top(count, step)", "sample(p, step.noise(*p.mu.shape))", "samples_start_in_the_mixture"),
     "a bound with the wrong top prior": ("hvae", "mixture_log_prob(self.top_prior(), z, places=self.places[0]) if layer == 0 else", "log_prob(p, z) if layer == 0 else", "the_weight_is_the_joint"),
+    "fluid makes healthy tissue stand out": ("brain_metrics", " & ~wet[wide]", "", "fluid_beside_a_lesion"),
     "a kept layer does not follow": ("edits", 'latent.z if mode == "absolute" else', "latent.z if mode else", "two_ways_of_keeping"),
     "a continued run forgets its optimiser": ("train", "optimiser.load_state_dict(state)", "pass", "killed_run_is_continued"),
 }  # fmt: skip

@@ -1,10 +1,12 @@
 """A sample of the published runs, measured again from their weights on a phantom made on this machine."""
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
+import real_slices
 import torch
 
 from data_prep import phantom
@@ -108,6 +110,15 @@ def test_hierarchy_metrics_follow_from_weights(prior, supervised):
     measured = hierarchy_scores.evaluate(model, study.data, draws=5)
     for metric in ("psnr", "ssim", "neg_elbo", "kl_3", "missed_3", "r2_2_alpha10", "fd_recon", "mixed_follows"):
         assert measured[metric] == pytest.approx(record.metrics[metric], rel=0.02, abs=0.01), metric
+
+
+def test_lesion_figures_of_real_patients_follow_from_their_masks():
+    raw = Path(os.environ.get("MEDVAE_DATA") or ROOT.parent / "shared" / "data") / "open_ms"
+    if not raw.is_dir():
+        pytest.skip(f"real masks are not here: {raw} is missing; set MEDVAE_DATA")
+    stored = json.loads((RUNS / "lesions-open-ms.json").read_text())
+    measured = real_slices.mask_statistics(raw)
+    assert {name: stored[name] for name in measured} == pytest.approx(measured)
 
 
 @pytest.mark.parametrize("folder", SAMPLE, ids=lambda f: f.name)
