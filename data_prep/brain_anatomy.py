@@ -36,7 +36,7 @@ _HIPPOCAMPUS = (27.0, 22.0, 7.0, 4.2)
 class Grid(NamedTuple):
     """Pixels of a slice.
 
-    Attributes:
+    Args:
         rows, columns: image size in pixels; rows run from front to back.
         pixel_mm: edge of a pixel.
         slices: number of slices in the slab.

@@ -30,7 +30,7 @@ _ADNI_TABLE = {"Group": "group", "Sex": "sex", "Age": "age_years", "Acq Date": "
 class Options(NamedTuple):
     """What shapes one person's slices.
 
-    Attributes:
+    Args:
         slices: how many, `GAP_MM` apart.
         size: image rows, a key of `brain_phantom.SIZES`, which also gives the columns.
         pixel_mm: edge of a pixel; None for that of the size.
@@ -63,7 +63,7 @@ class Options(NamedTuple):
 class Person(NamedTuple):
     """One person's files.
 
-    Attributes:
+    Args:
         subject: identifier.
         image: the scan; None if there is none that can be used.
         mask: lesions, or None.
@@ -81,7 +81,7 @@ class Person(NamedTuple):
 class Cohort(NamedTuple):
     """A collection as found.
 
-    Attributes:
+    Args:
         name: of the command.
         raw: its folder, only read.
         people: in order of subject.

@@ -22,7 +22,7 @@ _MEDIAN_MM, _LOG_SD, _LEAST_MM = 3.0, 0.55, 1.6
 class Lesions(NamedTuple):
     """The lesions of a stack.
 
-    Attributes:
+    Args:
         fraction: share of each pixel that is lesion, with shape (slices, rows, columns).
         diameters: equivalent diameter of every lesion drawn, in mm.
     """

@@ -25,7 +25,7 @@ from data_prep.brain_prepared import standardise
 from data_prep.cardiac_nifti import short
 from data_prep.cardiac_quality import Unusable
 
-__all__ = ["Scan", "Slices", "Unusable", "brain_of", "cut", "read", "read_mask"]
+__all__ = ["Scan", "Slices", "brain_of", "cut", "read", "read_mask"]
 
 EDGES_MM = (0.1, 3.0)
 MOST_OBLIQUE = 10.0
@@ -39,7 +39,7 @@ _DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib
 class Scan(NamedTuple):
     """A volume whose axes run to the person's right, front and top.
 
-    Attributes:
+    Args:
         voxels: (X, Y, Z).
         affine: (4, 4), from voxels to mm.
     """
@@ -56,7 +56,7 @@ class Scan(NamedTuple):
 class Slices(NamedTuple):
     """One person's slices, lowest first.
 
-    Attributes:
+    Args:
         images: standardised grey values, (S, H, W).
         tissue: 1 where at least half a pixel is brain, (S, H, W).
         lesion: share of each pixel that is lesion in percent, (S, H, W).

@@ -39,7 +39,7 @@ _CHUNK = 8
 class Stack(NamedTuple):
     """One person of the phantom, first axis the slice.
 
-    Attributes:
+    Args:
         images: standardised grey values, (S, H, W).
         twins: the same without lesions, in the same scale and with the same noise, (S, H, W).
         tissue: healthy tissue, (S, H, W), values of `TISSUES`.
