@@ -240,10 +240,11 @@ class HVAE(nn.Module):
         return self.pseudo_posteriors()[0] if self.prior in ("nvmp", "nvmp+") else standard(1, self.dims[0], self.h0)
 
     def draw_top(self, count: int, step: Step) -> Tensor:
-        """Draws of the prior of layer 0, with shape (B, D): a component at random, then a draw from it."""
-        components = self.top_prior()
-        which = torch.randint(len(components.mu), (count,), generator=step.generator, device=step.device)
-        return sample(Gaussian(components.mu[which], components.logvar[which]), step.noise(count, self.dims[0]))
+        """Draws of the prior of layer 0, with shape (B, D): a component at random, for each place that has its own, then a draw from it."""
+        components, places = self.top_prior(), self.places[0]
+        which = torch.randint(len(components.mu), (count, places), generator=step.generator, device=step.device)
+        chosen = (t.unflatten(1, (-1, places)).mT[which, torch.arange(places)].mT.flatten(1) for t in components)
+        return sample(Gaussian(*chosen), step.noise(count, self.dims[0]))
 
     def sample(self, count: int, step: Step) -> Tensor:
         """Images drawn from the prior, with shape (B, C, H, W)."""

@@ -212,6 +212,18 @@ def test_samples_of_the_mixture_come_from_its_components():
     assert mixture_log_prob(top, z).isfinite().all()
 
 
+@pytest.mark.parametrize("mixture", ["joint", "per_location"])
+def test_a_component_is_drawn_for_the_plane_or_for_every_place(mixture):
+    """Two components, -4 and +4 everywhere: joint draws are of one sign, draws by place of both, both channels of a place alike."""
+    m = model("nvmp", mixture=mixture)
+    sides = torch.cat([torch.full((1, m.dims[0]), side) for side in (-4.0, 4.0)])
+    m.top_prior = lambda: Gaussian(sides, torch.full_like(sides, -4.0))
+    planes = m.draw_top(200, step()).unflatten(1, (2, -1)).sign()
+    assert torch.equal(planes[:, 0], planes[:, 1])
+    mixed = (planes[:, 0].mean(1).abs() < 1).float().mean()
+    assert mixed == 0 if mixture == "joint" else mixed > 0.8
+
+
 def test_samples_start_in_the_mixture():
     m, seen = model("nvmp"), []
     m.draw_top = lambda count, step: seen.append(count) or torch.zeros(count, m.dims[0])
