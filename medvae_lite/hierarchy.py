@@ -19,7 +19,7 @@ from medvae_lite.losses import Step
 from medvae_lite.published import train_or_load
 from medvae_lite.train import FitConfig
 
-__all__ = ["LESION_WEIGHT", "PROFILES", "REMEDIES", "TITLES", "Profile", "Study", "published", "stored"]
+__all__ = ["LESION_WEIGHT", "PROFILES", "REMEDIES", "TITLES", "TWO_BY_TWO", "Profile", "Study", "published", "stored"]
 
 LESION_WEIGHT = 3.0
 """Weight of the segmentation loss in supervised models; the paper does not give its own."""
@@ -70,19 +70,27 @@ REMEDIES = {
     "balanced as in NVAE's code": ("nvmp", {"balancing": "per_dim"}),
     "not balanced, no free bits": ("nvmp", {"balancing": "none", "free_bits": 0.0}),
     "coarser noise, σ 0.3": ("nvmp", {"sigma_x": 0.3}),
-    "NVAE, posteriors see the image alone": ("nvae", {"bidirectional": False}),
-    "VAE, posteriors see the layers above": ("vae", {"bidirectional": True}),
     "NVMP+, reading B": ("nvmp+", {"reading": "B"}),
     "NVMP+, a mixture at every place": ("nvmp+", {"mixture": "per_location"}),
+}
+
+
+# Does the prior move, and what does the encoder see? Prior and changed settings of each of the four cells.
+TWO_BY_TWO = {
+    ("fixed", "the image alone"): ("vae", {}),
+    ("fixed", "the layers above too"): ("vae", {"bidirectional": True}),
+    ("moving", "the image alone"): ("nvae", {"bidirectional": False}),
+    ("moving", "the layers above too"): ("nvae", {}),
 }
 
 
 def published(study: Study) -> list[tuple[str, bool, dict]]:
     """Prior, supervised or not, and changed settings of every model the book publishes for a study and its seed."""
     listed = [(prior, supervised, {}) for prior in PRIORS for supervised in ((False, True) if study.lesions else (False,))]
-    if study.lesions and not study.seed:
-        listed += [(prior, False, settings) for prior, settings in REMEDIES.values()]
-    return listed
+    if not study.lesions:
+        return listed
+    once = [*TWO_BY_TWO.values(), *(REMEDIES.values() if not study.seed else ())]
+    return listed + [(prior, False, settings) for prior, settings in once if settings]
 
 
 def stored(name: str, runs_root: str | Path) -> dict:
