@@ -89,8 +89,12 @@ def published(study: Study) -> list[tuple[str, bool, dict]]:
     listed = [(prior, supervised, {}) for prior in PRIORS for supervised in ((False, True) if study.lesions else (False,))]
     if not study.lesions:
         return listed
-    once = [*TWO_BY_TWO.values(), *(REMEDIES.values() if not study.seed else ())]
-    return listed + [(prior, False, settings) for prior, settings in once if settings]
+    cells = [(prior, settings) for prior, settings in TWO_BY_TWO.values() if settings]
+    listed += [(prior, False, settings) for prior, settings in cells]
+    if not study.seed:
+        listed += [(prior, True, settings) for prior, settings in cells]
+        listed += [(prior, False, settings) for prior, settings in REMEDIES.values()]
+    return listed
 
 
 def stored(name: str, runs_root: str | Path) -> dict:

@@ -64,7 +64,8 @@ def test_models_with_lesions_come_supervised_too_and_the_first_seed_with_remedie
     both = [(prior, supervised, {}) for prior in PRIORS for supervised in (False, True)]
     cells = [("vae", False, {"bidirectional": True}), ("nvae", False, {"bidirectional": False})]
     remedies = [(prior, False, settings) for prior, settings in REMEDIES.values()]
-    assert hierarchy.published(study(data)) == both + cells + remedies
+    taught = [(prior, True, settings) for prior, _, settings in cells]
+    assert hierarchy.published(study(data)) == both + cells + taught + remedies
     for seed in (1, 2):
         assert hierarchy.published(study(data, seed=seed)) == both + cells
 
@@ -79,8 +80,8 @@ def test_no_model_is_published_twice(data, configs):
     one = study(data)
     for prior, supervised, settings in hierarchy.published(one):
         one.train(prior, supervised=supervised, **settings)
-    assert len({repr(sorted(c.model.config.items())) for c in configs}) == len(configs) == 8 + 2 + len(REMEDIES)
-    for (prior, settings), c in zip(REMEDIES.values(), configs[10:], strict=True):
+    assert len({repr(sorted(c.model.config.items())) for c in configs}) == len(configs) == 8 + 4 + len(REMEDIES)
+    for (prior, settings), c in zip(REMEDIES.values(), configs[12:], strict=True):
         assert c.prior == prior and {name: c.model.config[name] for name in settings} == settings
 
 
