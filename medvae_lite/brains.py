@@ -144,8 +144,10 @@ def load(root: str | Path) -> Brains:
     card = json.loads((root / "card.json").read_text())
     if card.get("kind") != "brain":
         raise ValueError(f"`data_root` = {str(root)!r} holds {card.get('kind', 'other')!r} data, and this needs brain slices")
-    slices, people = (pd.read_csv(root / f"{name}.csv", dtype={"subject": str}) for name in ("slices", "subjects"))
-    factors = pd.read_csv(root / "factors.csv", dtype={"subject": str}) if (root / "factors.csv").is_file() else pd.DataFrame()
+    # A converter, because a type alone would read a person called "NA" as missing.
+    named = {"converters": {"subject": str}}
+    slices, people = (pd.read_csv(root / f"{name}.csv", **named) for name in ("slices", "subjects"))
+    factors = pd.read_csv(root / "factors.csv", **named) if (root / "factors.csv").is_file() else pd.DataFrame()
     images, labels = (torch.from_numpy(np.load(root / f"{name}.npy", mmap_mode="c")) for name in ("images", "labels"))
     twins = torch.from_numpy(np.load(root / "twins.npy", mmap_mode="c")) if (root / "twins.npy").is_file() else None
     if len(images) != len(slices) or labels.shape != (len(images), 2, *images.shape[2:]):

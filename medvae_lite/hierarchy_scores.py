@@ -5,7 +5,7 @@ Where the data is a phantom, edits are scored against what they should have give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -89,14 +89,15 @@ def evaluate(model: HVAE, data: Brains, *, seed: int = 0, draws: int = 50, most:
     found = _reconstruction(model, data, rows, x, image) | _bounds(model, x, x[few], seed, draws) | _distances(model, data, x, image, seed)
     found |= {f"share_{layer}": float(s) for layer, s in enumerate(edits.layer_shares(model, step(seed, model), outer=most, inner=8)[1])}
     if model.prior in ("nvmp", "nvmp+"):
-        found |= {name: value for name, value in clusters(model, data, rows, way)[1].items()}
+        found |= clusters(model, data, rows, way)[1]
     lesions = bool((data.lesion_mm3[data.rows("train")] > 0).any())
     found |= predictability(model, data, way)
     if lesions:
-        found |= _lesions(model, data, rows, x, image, seed) | _sensitivity(model, data, rows[few], x[few], way, few)
-        for name, edit in (("mixed", mixed), ("conditional", synthesised)):
-            if data.twins is not None:
-                found |= {f"{name}_{k}": v for k, v in edit(model, data, rows[few], chosen(way, few), seed=seed).scores().items()}
+        own = chosen(way, few)
+        found |= _lesions(model, data, rows, x, image, seed) | _sensitivity(model, data, own)
+        if data.twins is not None:
+            edited = {"mixed": mixed(model, data, rows[few], own), "conditional": synthesised(model, data, rows[few], own, seed=seed)}
+            found |= {f"{name}_{k}": v for name, of in edited.items() for k, v in of.scores().items()}
     return found
 
 
@@ -197,9 +198,9 @@ def predictability(model: HVAE, data: Brains, way: list[Latent]) -> dict:
     return found
 
 
-def _sensitivity(model, data, rows, x, way, few) -> dict:
+def _sensitivity(model, data, own) -> dict:
     """Change of the lesion area when a layer is scaled: slope at 1, in standard deviations of the true area, by both ways of keeping the others."""
-    find, own = detector(data), chosen(way, few)
+    find = detector(data)
     spread = data.lesion_mm3[data.rows("train")].std()
     found = {}
     for mode in ("absolute", "residual"):
@@ -266,10 +267,10 @@ def people(data: Brains, rows) -> tuple[NDArray, NDArray]:
     return data.twins[at][:, 0].float().numpy(), data.labels[at][:, 0].numpy()
 
 
-def mixed(model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[Latent], *, seed: int = 0, mode: str = "residual") -> Edited:
-    """Each slice with the layer z_P of another person's slice at about the same height (figure 4)."""
+def mixed(model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[Latent], *, layer: int | None = None, mode: str = "residual") -> Edited:
+    """Each slice with one layer, z_P where `layer` is None, of another person's slice at about the same height (figure 4)."""
     other = partners(data, rows)
-    images = edits.mix(model, way, chosen(way, other), [model.lesion_layer], mode=mode).cpu()[:, :1].numpy()
+    images = edits.mix(model, way, chosen(way, other), [model.lesion_layer if layer is None else layer], mode=mode).cpu()[:, :1].numpy()
     return Edited(images, *people(data, rows), data, data.lesion_mm3[rows][other][:, None], data.lesion_mm3[rows][:, None])
 
 
@@ -284,10 +285,13 @@ def partners(data: Brains, rows) -> NDArray[np.int64]:
     return found
 
 
-def synthesised(model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[Latent], *, seed: int = 0, draws: int = 6, mode: str = "residual") -> Edited:
-    """Each slice with the layer z_P drawn anew, several times (figure 3, top row)."""
+def synthesised(
+    model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[Latent], *, layer: int | None = None, seed: int = 0, draws: int = 6,
+    mode: str = "residual",
+) -> Edited:  # fmt: skip
+    """Each slice with one layer, z_P where `layer` is None, drawn anew, several times (figure 3, top row)."""
     noise = step(seed, model)
-    images = [edits.resample(model, way, [model.lesion_layer], noise, mode=mode).cpu()[:, 0].numpy() for _ in range(draws)]
+    images = [edits.resample(model, way, [model.lesion_layer if layer is None else layer], noise, mode=mode).cpu()[:, 0].numpy() for _ in range(draws)]
     return Edited(np.stack(images, 1), *people(data, rows), data)
 
 
@@ -296,8 +300,8 @@ def clusters(model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[Laten
     """Which component of the top mixture each slice belongs to (figure 6b).
 
     Returns:
-        Probabilities, (N, K), and: `usage`, the exponential of the entropy of how often each is chosen (1 to K); normalised mutual
-        information with height, ventricle and lesion terciles.
+        Probabilities, (N, K), and by name: `clusters_used`, the exponential of the entropy of how often each is chosen (1 to K); `certainty`, the mean
+        probability of the likeliest; `nmi_...`, normalised mutual information with thirds of height, ventricle and lesion area.
     """
     r = responsibilities(model.top_prior(), way[0].z, places=model.places[0]).mean(-1).cpu().numpy()
     owner = r.argmax(1)
@@ -305,8 +309,9 @@ def clusters(model: HVAE, data: Brains, rows: NDArray[np.int64], way: list[Laten
     entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
     table = data.slices.iloc[rows]
     found = {"clusters_used": float(np.exp(entropy)), "certainty": float(r.max(1).mean())}
-    terciles: Callable = lambda v: np.searchsorted(np.quantile(v, (1 / 3, 2 / 3)), v)
     for name, column in (("height", "z_mm"), ("ventricle", "ventricle_mm2"), ("lesion", "lesion_mm2")):
         if column in table and table[column].std() > 0:
-            found[f"nmi_{name}"] = float(normalized_mutual_info_score(owner, terciles(table[column].to_numpy(float))))
+            values = table[column].to_numpy(float)
+            third = np.searchsorted(np.quantile(values, (1 / 3, 2 / 3)), values)
+            found[f"nmi_{name}"] = float(normalized_mutual_info_score(owner, third))
     return r, found

@@ -236,3 +236,13 @@ def test_a_continued_run_repeats_the_undisturbed_one(data, tmp_path):
     rows_again, manifest_again = descend(again, data, folder=tmp_path / "part")
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), again.parameters())) and whole.taken == again.taken == 40
     assert rows.equals(rows_again) and manifest["steps"] == manifest_again["steps"]
+
+
+def test_a_person_may_be_called_na(folder, tmp_path):
+    """Pandas would read the name as missing, and the person's slices as nobody's."""
+    copied = shutil.copytree(folder, tmp_path / "na")
+    for name in ("slices", "subjects", "factors"):
+        path = copied / f"{name}.csv"
+        path.write_text(path.read_text().replace("phantom000000", "NA"))
+    data = load(copied)
+    assert (data.slices["subject"] == "NA").any() and (data.people["subject"] == "NA").any() and (data.factors["subject"] == "NA").any()

@@ -322,6 +322,14 @@ def test_new_lesions_are_drawn_anew_and_alike_for_one_seed(model, data, rows):
     assert np.abs(first - other).max() > 1e-3 and np.abs(first[:, 0] - first[:, 1]).max() > 1e-3
 
 
+def test_another_layer_may_be_exchanged_or_drawn(model, data, rows):
+    way = infer(model, data.image(rows))[1]
+    for edit in (mixed, synthesised):
+        own, same, other = (edit(model, data, rows, way, layer=layer).images for layer in (None, model.lesion_layer, 3))
+        np.testing.assert_array_equal(own, same)
+        assert np.abs(own - other).max() > 1e-4
+
+
 def test_sensitivity_is_the_slope_of_the_lesion_area(model, data, rows, monkeypatch):
     """Layer 2 paints 20 pixels a unit, layer 3 takes 5 away, by one way of keeping the others."""
 
@@ -334,7 +342,7 @@ def test_sensitivity_is_the_slope_of_the_lesion_area(model, data, rows, monkeypa
 
     monkeypatch.setattr(edits, "scale", scaled)
     _, way = infer(model, data.image(rows))
-    found = scores._sensitivity(model, data, rows, data.image(rows), way, np.arange(len(rows)))
+    found = scores._sensitivity(model, data, way)
     unit = AREA / data.lesion_mm3[data.rows("train")].std()
     assert found["sensitivity_residual_2"] == pytest.approx(20 * unit)
     assert found["sensitivity_residual_3"] == pytest.approx(-5 * unit)
