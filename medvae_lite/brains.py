@@ -144,10 +144,8 @@ def load(root: str | Path) -> Brains:
     card = json.loads((root / "card.json").read_text())
     if card.get("kind") != "brain":
         raise ValueError(f"`data_root` = {str(root)!r} holds {card.get('kind', 'other')!r} data, and this needs brain slices")
-    # A converter, because a type alone would read a person called "NA" as missing.
-    named = {"converters": {"subject": str}}
-    slices, people = (pd.read_csv(root / f"{name}.csv", **named) for name in ("slices", "subjects"))
-    factors = pd.read_csv(root / "factors.csv", **named) if (root / "factors.csv").is_file() else pd.DataFrame()
+    slices, people = (_table(root / f"{name}.csv") for name in ("slices", "subjects"))
+    factors = _table(root / "factors.csv") if (root / "factors.csv").is_file() else pd.DataFrame()
     images, labels = (torch.from_numpy(np.load(root / f"{name}.npy", mmap_mode="c")) for name in ("images", "labels"))
     twins = torch.from_numpy(np.load(root / "twins.npy", mmap_mode="c")) if (root / "twins.npy").is_file() else None
     if len(images) != len(slices) or labels.shape != (len(images), 2, *images.shape[2:]):
@@ -155,3 +153,9 @@ def load(root: str | Path) -> Brains:
             f"{root} contradicts itself: images {tuple(images.shape)}, labels {tuple(labels.shape)}, {len(slices)} slices; prepare it again"
         )
     return Brains(root, card, slices, people, factors, images, labels, twins)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """A table whose subjects stay text, a person called "NA" too; elsewhere an empty field is a gap."""
+    others = [name for name in pd.read_csv(path, nrows=0).columns if name != "subject"]
+    return pd.read_csv(path, dtype={"subject": str}, keep_default_na=False, na_values={name: ["", "nan"] for name in others})
