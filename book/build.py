@@ -35,8 +35,11 @@ from nbformat import NotebookNode
 from PIL import Image
 from traitlets.config import Config
 
+from medvae_lite.widgets import live
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
+STATIC = Path("book", "_static")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PARALLEL = 2
 # The tree's own package comes first, whatever is installed; torch's threads would fight for the cores.
@@ -125,13 +128,14 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def execute(chapter: Path, folder: Path, parameters: dict | None = None) -> tuple[NotebookNode, float]:
+def execute(chapter: Path, folder: Path, parameters: dict | None = None, shown: dict[str, str] | None = None) -> tuple[NotebookNode, float]:
     """Executes one chapter's text with papermill.
 
     Args:
         chapter: the .md file.
         folder: working directory of the kernel.
         parameters: values for the cell tagged `parameters`.
+        shown: environment variables that say where live figures leave what their page loads.
 
     Returns:
         The cleaned notebook with its outputs, and the seconds it took.
@@ -140,7 +144,7 @@ def execute(chapter: Path, folder: Path, parameters: dict | None = None) -> tupl
         papermill.PapermillExecutionError: a cell failed; the notebook up to there is kept in _build/failed.
     """
     start = time.monotonic()
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT | {live.STATIC: "", live.PROBES: ""} | (shown or {}))
     with tempfile.TemporaryDirectory() as scratch:
         given, done = Path(scratch, "given.ipynb"), Path(scratch, "done.ipynb")
         nbformat.write(read_text(chapter), given)
@@ -163,7 +167,8 @@ def execute(chapter: Path, folder: Path, parameters: dict | None = None) -> tupl
 def publish(chapter: Path, root: Path = ROOT) -> float:
     """Executes `root / chapter` as its page and writes the .ipynb beside it; returns the seconds."""
     text = root / chapter
-    notebook, seconds = execute(text, text.parent)
+    shown = {live.STATIC: str(root / STATIC), live.PROBES: str(BUILD / "probes")}
+    notebook, seconds = execute(text, text.parent, shown=shown)
     notebook.metadata["published"] = {"code": code_hash(notebook)}
     nbformat.write(notebook, text.with_suffix(".ipynb"))
     return seconds
@@ -202,12 +207,17 @@ def stage(target: Path, root: Path = ROOT) -> Path:
     caches = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in ("book", "medvae_lite", "data_prep"):
         shutil.copytree(root / name, target / name, ignore=caches)
+    shown = target / STATIC / "live"
+    shown.mkdir(exist_ok=True)
+    (shown / "live.js").write_text(live.script())
+    (shown / "live.css").write_text(live.style())
     return target
 
 
 def html(stored: bool = False) -> Path:
     """Renders the book into _build/html, warnings being errors, and returns its first page."""
     source = stage(BUILD / "src")
+    shutil.rmtree(BUILD / "probes", ignore_errors=True)
     if stored:
         for path in chapters():
             sync(path, source)

@@ -101,8 +101,8 @@ INSTABILITY = {
         for lr in (0.03, 0.3)
     },
 }
-# Shown at work, so their weights are published: all but the repulsions in between.
-GALLERY = [TABLES[0], TABLES[3], *(run for name, run in INSTABILITY.items() if name not in {f"repulsion {r:g}" for r in REPULSIONS[1:-1]})]
+# Shown at work, so their weights are published.
+GALLERY = [TABLES[0], TABLES[3], *INSTABILITY.values()]
 
 GAMMAS = (0.0, 16.0, 50.0, 160.0, 500.0)
 """Weights of the attribute term in nats; AR-SIVAE's own weight stands outside the scale s."""
@@ -179,7 +179,8 @@ def published(study: Study) -> list[Run]:
 def opened(study: Study) -> list[Run]:
     """The published runs whose weights a chapter opens; of the others it reads the record, and weights are not kept."""
     if study.profile == "grid":
-        shown = [*objectives(study.data.size, epoch_steps=_epoch_steps(study)).values(), *GALLERY]
+        values = 2 * study.data.size**2
+        shown = [*objectives(study.data.size, epoch_steps=_epoch_steps(study)).values(), *ablation(values).values(), *GALLERY]
         shown = [] if study.seed else shown
     else:
         shown = WALKED if study.seed else published(study)

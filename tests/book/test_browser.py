@@ -3,105 +3,14 @@
 Screenshots of every page, light, dark and on a phone, are left in _build/screenshots.
 """
 
-import functools
-import http.server
-import os
-import shutil
-import threading
-
 import build
 import pytest
-from playwright.sync_api import sync_playwright
+from browser import shoot
 
 PAGES = [f"{page}.html" for page in build.pages()]
-SHOTS = build.BUILD / "screenshots"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-# sphinx-thebe, which Jupyter Book always loads, defines its variables twice.
-HARMLESS = {"Identifier 'THEBE_JS_URL' has already been declared"}
-TYPESET = "() => !window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
 RAW_FORMULAS = """() => [...document.querySelectorAll('.math')]
     .filter(m => !m.querySelector('mjx-container')).length"""
 every_page = pytest.mark.parametrize("page", PAGES)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files without a log line a request."""
-
-    extensions_map = {
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-    }
-
-    def log_message(self, *args):
-        """Says nothing."""
-
-
-@pytest.fixture(scope="module")
-def address(html):
-    """Where the book is served, for as long as the tests of this file run."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(html)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless browser, the machine's own."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.fail("no Chromium on this machine: run `make browser`, or set CHROMIUM to its path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(chromium, address):
-    """`visit(page, ...)` opens a page; what it complains about, or reaches for outside, is in `.trouble`."""
-    contexts = []
-
-    def open_page(page, *, width=1280, height=900, scheme="light", base=address):
-        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.trouble = []
-
-        def gate(route):
-            if route.request.url.startswith((base, "data:", "blob:")):
-                return route.continue_()
-            tab.trouble.append(f"outside request: {route.request.url}")
-            return route.abort()
-
-        context.route("**/*", gate)
-        def note(bad, text):
-            if bad:
-                tab.trouble.append(text)
-
-        tab.on("console", lambda m: note(m.type in ("error", "warning"), f"console: {m.text}"))
-        tab.on("pageerror", lambda e: note(e.message not in HARMLESS, f"page error: {e.message}"))
-        tab.on("response", lambda r: note(r.status >= 400, f"{r.status}: {r.url}"))
-        tab.set_default_timeout(90_000)
-        tab.goto(f"{base}/{page}", wait_until="load")
-        tab.wait_for_function(TYPESET)
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def shoot(tab, page, kind):
-    """Leaves a picture of the whole page for a person to look at."""
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    name = page.removeprefix("book/").removesuffix(".html").replace("/", "-")
-    tab.screenshot(path=SHOTS / f"{name}-{kind}.png", full_page=True)
 
 
 def scroll_through(tab):
@@ -173,11 +82,16 @@ def test_experts_move_under_the_mouse_and_the_keyboard(visit):
     tab = visit("book/normative/02_product_of_experts.html")
     live = tab.locator("div.live").first
     live.scroll_into_view_if_needed()
-    read = lambda: tuple(float(live.get_attribute(f"data-{name}")) for name in ("mu", "sd"))
+
+    def read():
+        """Mean and standard deviation of the product, once the figure has drawn the newest state."""
+        tab.wait_for_function("live => live.dataset.settled && live.dataset.settled === live.dataset.drawn", arg=live.element_handle())
+        return tuple(float(live.get_attribute(f"data-{name}")) for name in ("mu", "sd"))
+
     precision = 1 + 1 / 0.8**2 + 1 / 0.6**2 + 1 / 1.2**2
     expected = (1.2 / 0.8**2 + 0.4 / 0.6**2 + 2.0 / 1.2**2) / precision
     assert read() == pytest.approx((expected, precision**-0.5), abs=1e-9)
-    box = live.locator("svg").bounding_box()
+    box = live.locator("svg.live-curves").bounding_box()
     at = lambda z: box["x"] + (10 + (z + 4) / 8 * 620) / 640 * box["width"]
     # The widest expert, taken by its right shoulder where no other curve lies, and carried to the left.
     height = box["y"] + (225 - 130 * 0.1523) / 260 * box["height"]
@@ -193,7 +107,7 @@ def test_experts_move_under_the_mouse_and_the_keyboard(visit):
     for box_ in live.locator("input[type=checkbox]").all()[:3]:
         box_.uncheck()
     assert read() == (0.0, 1.0), "nobody but the prior"
-    live.locator("button").click()
+    live.get_by_role("button", name="Reset").click()
     assert read() == pytest.approx((expected, precision**-0.5), abs=1e-9)
     shoot(tab, "experts", "live")
     assert not tab.trouble
