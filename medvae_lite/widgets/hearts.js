@@ -75,7 +75,7 @@ views.walk = ui => {
     return interpolate(sign * at, codes.map(c => sign * c), ends[k]);
   };
   ui.pick("subject", "test subject", spec.subjects.map((name, k) => [k, name]));
-  ui.fields.append(element("div", { class: "live-head" }, element("span", { text: "volume asked" }), element("span", { text: "volume found" })));
+  ui.fields.append(element("div", { class: "live-head" }, element("span", { text: "volume asked" }), element("span", { text: `volume found${spec.models.length > 1 ? ` (${spec.models.map(({ name }) => name).join(" | ")})` : ""}, mL` })));
   spec.attributes.forEach(({ name, min, max }, k) => ui.slider(name, name, { min, max, step: 1, start: null, unit: "mL", rest: () => own(k) }));
   if (tables.covariance0) ui.check("along", "let the other dimensions go along, as in the cohort");
   ui.check("outlines", `outline the ${spec.outlined_name}`);

@@ -197,7 +197,8 @@ def test_every_network_in_the_page_gives_what_torch_gives(visit, html):
                     assert (mine != torchs).mean() < 0.005, path.stem
                 else:
                     spread = max(1.0, np.ptp(torchs))
-                    assert np.abs(mine - torchs).max() < 1e-2 * spread, (path.stem, name, np.abs(mine - torchs).max())
+                    # Published weights are float16 already: storing them so costs nothing, and float32's bound holds.
+                    assert np.abs(mine - torchs).max() < 1e-3 * spread, (path.stem, name, np.abs(mine - torchs).max())
 
 
 def test_the_ventricle_grows_with_its_volume_in_the_pages_own_pixels(visit, study):
