@@ -70,8 +70,9 @@ CHAPTER_TESTS := test_pairs.py test_published.py test_parameters.py test_papermi
 test-chapters: env  ## the chapters: in step, checked parameters, trained from scratch, outputs as published
 	$(PY) -m pytest $(addprefix tests/book/,$(CHAPTER_TESTS)) -q -n 2 --maxfail 3 --durations 10
 
-test-book: book browser  ## the rendered pages: links, then a browser without a network
-	$(PY) -m pytest tests/book/test_build.py tests/book/test_browser.py -q --durations 5
+PAGE_TESTS := test_build.py test_browser.py test_live.py test_lab.py
+test-book: book browser  ## the rendered pages: links, a browser without a network, live figures, JupyterLab
+	$(PY) -m pytest $(addprefix tests/book/,$(PAGE_TESTS)) -q --durations 5
 
 clean:  ## remove what was built (not the environment)
 	rm -rf _build
