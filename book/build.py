@@ -40,6 +40,7 @@ from medvae_lite.widgets import live
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
 STATIC = Path("book", "_static")
+PROBES = BUILD / "probes"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PARALLEL = 2
 # The tree's own package comes first, whatever is installed; torch's threads would fight for the cores.
@@ -167,7 +168,7 @@ def execute(chapter: Path, folder: Path, parameters: dict | None = None, shown: 
 def publish(chapter: Path, root: Path = ROOT) -> float:
     """Executes `root / chapter` as its page and writes the .ipynb beside it; returns the seconds."""
     text = root / chapter
-    shown = {live.STATIC: str(root / STATIC), live.PROBES: str(BUILD / "probes")}
+    shown = {live.STATIC: str(root / STATIC), live.PROBES: str(PROBES)}
     notebook, seconds = execute(text, text.parent, shown=shown)
     notebook.metadata["published"] = {"code": code_hash(notebook)}
     nbformat.write(notebook, text.with_suffix(".ipynb"))
@@ -217,11 +218,11 @@ def stage(target: Path, root: Path = ROOT) -> Path:
 def html(stored: bool = False) -> Path:
     """Renders the book into _build/html, warnings being errors, and returns its first page."""
     source = stage(BUILD / "src")
-    shutil.rmtree(BUILD / "probes", ignore_errors=True)
     if stored:
         for path in chapters():
             sync(path, source)
     else:
+        shutil.rmtree(PROBES, ignore_errors=True)
         report(chapters(), in_parallel(publish, chapters(), source))
     for path in chapters():
         (source / path).unlink()  # Sphinx warns about two sources for one page

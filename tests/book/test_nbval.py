@@ -8,6 +8,8 @@ from pathlib import Path
 import build
 import pytest
 
+from medvae_lite.widgets import live
+
 HERE = Path(__file__).parent
 
 
@@ -27,7 +29,7 @@ def test_same_outputs_as_published(chapter, copy):
     command += ["-p", "no:cacheprovider", "-p", "nbval_plugin", "--nbval-current-env"]
     command += ["--nbval-sanitize-with", HERE / "nbval_sanitize.cfg", "--nbval", notebook]
     path = os.pathsep.join([str(build.ROOT), str(HERE)])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", live.PROBES: str(build.PROBES)}
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=notebook.parent)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     trained = set((copy / "book" / "runs").glob("*")) - before
