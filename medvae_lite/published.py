@@ -5,14 +5,17 @@ Chapters and the run publisher get every trained model here, so neither can show
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import filelock
 import torch
 from torch import nn
 
@@ -20,7 +23,10 @@ from medvae_lite import runs
 from medvae_lite.datasets import Split
 from medvae_lite.train import TRAINING_CODE, FitConfig, fit
 
-__all__ = ["Dataset", "train_or_load"]
+__all__ = ["LEDGER", "Dataset", "train_or_load"]
+
+LEDGER = "MEDVAE_LEDGER"
+"""Environment variable: the file, if it names one, in which every record that is used is entered, a folder a line."""
 
 log = logging.getLogger(__name__)
 
@@ -76,21 +82,54 @@ def train_or_load(
         **(notes or {}),
     }
     wanted = json.loads(runs.canonical(wanted))
-    record = None if retrain else runs.find_record(runs_root, label, wanted)
-    if record is None or not (light or record.has_weights):
-        name = runs.run_name(label, wanted)
-        work = Path(runs_root) / f".{name}.training"
-        epochs, manifest = fit(
-            model, data.split("train"), data.split("val"), config, seed=seed, device=device,
-            folder=work, identity=runs.canonical(wanted), progress=progress,
-        )  # fmt: skip
-        # Records hold float16 weights: what is measured must be what is kept.
-        model.half().float()
-        contents = {"config": wanted, "manifest": manifest, "epochs": epochs, "metrics": evaluate(model)}
-        record = _publish(Path(runs_root) / name, work, model=model, **contents)
-    elif record.manifest["code"] != runs.code_hash(*TRAINING_CODE):
-        log.warning("%s was trained by an earlier version of the code; `retrain` makes it again", record.folder.name)
+    name = runs.run_name(label, wanted)
+
+    def found() -> runs.RunRecord | None:
+        record = None if retrain else runs.find_record(runs_root, label, wanted)
+        return record if record is not None and (light or record.has_weights) else None
+
+    record = found()
+    if record is not None:
+        if record.manifest["code"] != runs.code_hash(*TRAINING_CODE):
+            log.warning("%s was trained by an earlier version of the code; `retrain` makes it again", record.folder.name)
+    else:
+        with _turn(Path(runs_root), name):
+            record = found()  # by whoever had the turn before
+            if record is None:
+                work = Path(runs_root) / f".{name}.training"
+                epochs, manifest = fit(
+                    model, data.split("train"), data.split("val"), config, seed=seed, device=device,
+                    folder=work, identity=runs.canonical(wanted), progress=progress,
+                )  # fmt: skip
+                # Records hold float16 weights: what is measured must be what is kept.
+                model.half().float()
+                contents = {"config": wanted, "manifest": manifest, "epochs": epochs, "metrics": evaluate(model)}
+                record = _publish(Path(runs_root) / name, work, model=model, **contents)
+    _enter(record)
     return None if light else record.weights_into(model).to(device), record
+
+
+@contextlib.contextmanager
+def _turn(runs_root: Path, name: str) -> Iterator[None]:
+    """Two processes that want one new run: the second waits until the first has trained it."""
+    runs_root.mkdir(parents=True, exist_ok=True)
+    lock = filelock.SoftFileLock(runs_root / f".{name}.lock")  # taken over if its process on this machine has died
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        log.warning("%s is being trained by another process: waiting; if that has died, remove %s", name, lock.lock_file)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _enter(record: runs.RunRecord) -> None:
+    """Notes in the ledger, where somebody keeps one, that this record was used."""
+    if ledger := os.environ.get(LEDGER):
+        with open(ledger, "a") as file:
+            file.write(f"{record.folder.resolve()}\n")
 
 
 def _publish(folder: Path, work: Path, **contents) -> runs.RunRecord:

@@ -205,3 +205,10 @@ def find_record(runs_root: str | Path, label: str, config: dict) -> RunRecord | 
     record = load_record(folder)
     # Through JSON, because tuples come back as lists.
     return record if canonical(record.config) == canonical(json.loads(canonical(config))) else None
+
+
+if __name__ == "__main__":
+    import runpy
+
+    # By name: what reads records imports this module, and imports run one way.
+    runpy.run_module("medvae_lite.records", run_name="__main__", alter_sys=True)

@@ -56,6 +56,12 @@ ALLOWED = {
     "hierarchy_scores": {"brain_metrics", "brains", "edits", "fidelity", "hvae", "losses", "mixtures"},
     "hierarchy": {"brains", "hierarchy_scores", "hvae", "losses", "published", "runs", "train"},
     "realtable": {"cohort", "judges", "normative", "regions", "runs"},
+    "record_files": {"cardiac", "hvae", "mmvae", "runs", "sivae"},
+    "reevaluate": {
+        "brains", "cardiac", "cohort", "datasets", "hierarchy", "judges", "losses", "nets", "record_files", "regions", "runs",
+    },
+    "records": {"record_files", "reevaluate", "runs", "train"},
+    "sweep": {"published", "runs"},
     "diagnosis": {"cardiac", "crossval", "datasets", "disentangle", "runs", "sivae", "train"},
 }
 # Only data_prep knows file formats of images and cohorts.
