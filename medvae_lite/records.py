@@ -25,10 +25,10 @@ from medvae_lite.record_files import FAMILIES, MODELS, family_of, find, folders,
 from medvae_lite.reevaluate import Evaluator, check
 from medvae_lite.train import TRAINING_CODE
 
-__all__ = ["PUBLISHED", "compare", "main", "show", "table"]
+__all__ = ["compare", "main", "show", "table"]
 
+# The runs that the book publishes, beside the package in the project.
 PUBLISHED = Path(__file__).resolve().parents[1] / "book" / "runs"
-"""The runs that the book publishes, beside the package in the project."""
 # What tells most of a run, by family.
 _TELLING = {
     "cardiac": ("ssim", "perceptual", "scc"), "normative": ("error_all", "auc_patients", "slope"),
