@@ -351,7 +351,10 @@ def test_ctrl_c_leaves_what_is_finished_and_no_kernel(notebook, out):
     write_notebook(notebook, BODY, "import time\nPath(data_root, str(os.getpid())).touch()\nif seed: time.sleep(600)")
     (started := out.parent / "started").mkdir()
     options = ["--grid", "seed=0,1,2", "--set", f"data_root={started}", "--workers", "1"]
-    doing = subprocess.Popen(command(notebook, out, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background makes what they start deaf to Ctrl-C.
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": hears}
+    doing = subprocess.Popen(command(notebook, out, *options), **how)
     deadline = time.monotonic() + 60
     while len(list(started.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
