@@ -467,3 +467,9 @@ def test_people_from_disk_lose_modalities_too(visit, html):
     rest(tab, person)
     assert person.get_attribute("data-deviation") != before
     assert person.locator("svg.live-strip path[data-region][fill=none]").count() == 64
+
+
+def test_no_file_is_left_over_and_none_is_missing(html):
+    named = {name for page in LIVE for name in re.findall(r'"file": "([\w.-]+)"', (html / page).read_text())}
+    there = {path.name for path in (html / "_static" / "live").iterdir()} - {"live.js", "live.css"}
+    assert named == there
