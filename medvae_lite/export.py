@@ -6,6 +6,7 @@ in onnxruntime-web. Weights are stored in half precision and widened when the pa
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import warnings
@@ -16,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
+
+from medvae_lite.runs import write_atomically
 
 __all__ = ["Graph", "LayeredDecoder", "Labeller", "normal", "uniform"]
 
@@ -81,15 +84,14 @@ class Graph:
         import onnx  # takes a second, and only those who write pages need it
 
         example = tuple(torch.zeros(*shape) for shape in self.inputs.values())
-        device, buffer = next(self.module.parameters()).device, io.BytesIO()
+        buffer = io.BytesIO()
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                self.module.cpu().eval(), example, dynamo=True, opset_version=20, verbose=False,
+                copy.deepcopy(self.module).cpu().eval(), example, dynamo=True, opset_version=20, verbose=False,
                 input_names=list(self.inputs), output_names=list(self.outputs),
             )  # fmt: skip
             program.save(buffer)
-        self.module.to(device)
         model = onnx.load_from_string(buffer.getvalue())
         if half:
             _halve(model)
@@ -105,9 +107,7 @@ class Graph:
         path = folder / self.file
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_bytes(self.onnx())
-            part.rename(path)
+            write_atomically(path, self.onnx())  # two chapters may show the same network at the same time
         return path
 
     def draw(self, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
@@ -124,18 +124,18 @@ class Graph:
         arrays |= {f"out.{name}": np.stack([one[name] for one in found]) for name in self.outputs}
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.file}.safetensors"
-        save_file(arrays, path)
+        write_atomically(path, save(arrays))
         return path
 
 
 def _halve(model) -> None:
-    """Stores, in place, every large float32 constant as float16 with a cast behind it."""
+    """Stores, in place, every large float32 constant that float16 can hold as float16 with a cast behind it."""
     import onnx
 
     casts = []
     for constant in model.graph.initializer:
         values = onnx.numpy_helper.to_array(constant)
-        if values.dtype == np.float32 and values.size > SMALL:
+        if values.dtype == np.float32 and values.size > SMALL and np.abs(values).max() <= np.finfo(np.float16).max:
             name = constant.name
             constant.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
             casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))

@@ -48,6 +48,23 @@ def test_half_precision_is_the_rounding_of_the_weights_and_nothing_else():
     assert {i.data_type for i in onnx.load_from_string(data).graph.initializer if np.prod(i.dims) > SMALL} == {onnx.TensorProto.FLOAT16}
 
 
+def test_a_weight_that_halves_cannot_hold_is_kept_whole():
+    graph = decoder()
+    with torch.no_grad():
+        graph.module.stem.weight.mul_(0).add_(1e-3)[0, 0] = 1e5
+    given = {"z": np.full((1, 6), 1e-5, np.float32)}
+    assert np.isfinite(run(graph.onnx(), **given)["image"]).all()
+    assert np.abs(run(graph.onnx(), **given)["image"] - graph(**given)["image"]).max() < 1e-2
+
+
+def test_exporting_leaves_the_network_as_it_was():
+    graph = decoder()
+    graph.module.train()
+    before = graph(z=np.ones((1, 6), np.float32))["image"]
+    graph.onnx()
+    assert graph.module.training and (graph(z=np.ones((1, 6), np.float32))["image"] == before).all()
+
+
 def test_the_same_network_is_the_same_file_and_another_is_not(tmp_path):
     graph = decoder()
     assert graph.onnx() == decoder().onnx()

@@ -32,7 +32,7 @@ ALLOWED = {
     "normative": set(),
     "covariates": set(),
     "regions": {"covariates", "datasets"},
-    "export": set(),
+    "export": {"runs"},
     "widgets": {"export", "runs", "walks", "datasets", "edits", "hvae", "brains", "gaussian", "experts"},
     "plots": set(),
     "plots_results": {"plots"},

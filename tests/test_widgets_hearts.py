@@ -165,6 +165,30 @@ def test_unknown_controls_and_codes_of_other_models_are_refused(parts):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("state", [{"subject": 5}, {"subject": -1}, {"subject": 0.5}])
+def test_a_subject_who_is_not_there_is_refused(parts, state):
+    with pytest.raises(ValueError, match="`subject` must be a whole number from 0 to 4, got"):
+        walk(parts).image(**state)
+
+
+def test_what_is_missing_for_a_model_is_named(parts):
+    with pytest.raises(ValueError, match="`dials` must be given for each of the models first, got second"):
+        widgets.AttributeWalk(
+            {"first": parts["models"]["first"]}, parts["data"], codes={"first": parts["codes"]["first"]}, subjects=parts["subjects"],
+            dials={"second": parts["dials"]["second"]}, segmenter=parts["segmenter"], ruler=parts["ruler"],
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="`covariance` must be given for each of the models first, got second"):
+        walk(parts, covariance={"second": parts["covariance"]["second"]})
+    with pytest.raises(ValueError, match="`subjects` must name each of the 5 codes, got 2 names"):
+        walk(parts | {"subjects": ["a", "b"]})
+
+
+def test_a_volume_beyond_the_dial_is_its_end(parts):
+    figure = walk(parts)
+    end = figure.spec["attributes"][0]["max"]
+    assert np.allclose(figure.image(LVEDV=10_000), figure.image(LVEDV=end + 1), atol=1e-6)
+
+
 def test_the_script_is_one_closed_scope():
     script = live.script()
     assert script.startswith("(() => {") and "window.medvaeLive" in script

@@ -4,6 +4,7 @@
 // The kernel, over the widget's channel: names and shapes in the message, numbers in its buffers. What it answers reaches every view
 // of a figure, so questions are numbered across views.
 let questions = 0;
+const PATIENCE = 30_000; // ms
 function kernelEngine(model) {
   const waiting = new Map();
   model.on("msg:custom", (message, buffers) => {
@@ -26,6 +27,8 @@ function kernelEngine(model) {
       const id = ++questions, names = Object.keys(inputs);
       return new Promise((resolve, reject) => {
         waiting.set(id, { resolve, reject });
+        // A kernel that was ended or started again knows nothing of this figure, and says nothing.
+        setTimeout(() => { if (waiting.delete(id)) reject(new Error("its kernel does not answer, run the cell again")); }, PATIENCE);
         model.send({ id, graph, inputs: names }, undefined, names.map(name => inputs[name].buffer));
       });
     },
@@ -109,17 +112,19 @@ function tablesOf(source) {
   return tables;
 }
 
+// A number between 0 and 1, the same as `medvae_lite.export.uniform(seed, count)[k]`.
+function uniform(seed, k) {
+  let h = Math.imul(k + 1, 0x9e3779b9) ^ Math.imul(seed + 1, 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 16), 0x7feb352d);
+  h = Math.imul(h ^ (h >>> 15), 0x846ca68b);
+  return (((h ^ (h >>> 16)) >>> 0) + 0.5) / 2 ** 32;
+}
+
 // Standard normal numbers, the same as `medvae_lite.export.normal(seed, count)`.
 function normal(seed, count) {
   const drawn = new Float32Array(count);
-  const uniform = k => {
-    let h = Math.imul(k + 1, 0x9e3779b9) ^ Math.imul(seed + 1, 0x85ebca6b);
-    h = Math.imul(h ^ (h >>> 16), 0x7feb352d);
-    h = Math.imul(h ^ (h >>> 15), 0x846ca68b);
-    return (((h ^ (h >>> 16)) >>> 0) + 0.5) / 2 ** 32;
-  };
   for (let k = 0; k < count; k += 2) {
-    const radius = Math.sqrt(-2 * Math.log(uniform(k))), angle = 2 * Math.PI * uniform(k + 1);
+    const radius = Math.sqrt(-2 * Math.log(uniform(seed, k))), angle = 2 * Math.PI * uniform(seed, k + 1);
     drawn[k] = radius * Math.cos(angle);
     if (k + 1 < count) drawn[k + 1] = radius * Math.sin(angle);
   }

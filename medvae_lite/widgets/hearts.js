@@ -21,7 +21,7 @@ function outline(labels, frame, size, wanted) {
 
 function heartPanes(ui) {
   const { models, frames, size } = ui.spec;
-  return models.map(model => frames.map(frame => ui.pane(models.length > 1 ? `${model.name}, ${frame}` : frame, size, size, { group: model.name })));
+  return models.map(model => frames.map(frame => ui.pane(models.length > 1 ? `${model.name}, ${frame}` : frame, size, size)));
 }
 
 // Decodes one code a model and paints its frames; then measures, and writes what was found beside the volumes.

@@ -30,6 +30,8 @@ class _Hearts(Live):
         self.models, names = dict(models), list(models)
         if set(codes) != set(models) or len({len(of) for of in codes.values()}) != 1:
             raise ValueError(f"`codes` must hold as many subjects for each of the models {', '.join(names)}, got {({k: len(v) for k, v in codes.items()})}")
+        if len(spec["subjects"]) != len(next(iter(codes.values()))):
+            raise ValueError(f"`subjects` must name each of the {len(next(iter(codes.values())))} codes, got {len(spec['subjects'])} names")
         self.codes = {name: codes[name].detach().cpu().float() for name in names}
         frames, size = list(data.frames), data.size
         latent = {name: self.codes[name].shape[1] for name in names}
@@ -55,6 +57,16 @@ class _Hearts(Live):
         """The code that each model decodes in a state, (1, D)."""
         raise NotImplementedError
 
+    def subject(self, state: dict, control: str) -> int:
+        """The number of the subject that a control has chosen.
+
+        Raises:
+            ValueError: If there is no such subject.
+        """
+        if state[control] not in range(len(self.spec["subjects"])):
+            raise ValueError(f"`{control}` must be a whole number from 0 to {len(self.spec['subjects']) - 1}, got {state[control]!r}")
+        return int(state[control])
+
     @torch.no_grad()
     def image(self, **state) -> NDArray[np.float32]:
         frames = []
@@ -67,7 +79,8 @@ class AttributeWalk(_Hearts):
     """A slider for each regularised attribute: what does the heart look like at 200 mL?
 
     Each attribute has the latent dimension of its own number. A slider asks for a volume, `walks.Dial` says which code that is, and
-    every other dimension stays that of the subject. Volumes found are measured on what the decoder drew.
+    every other dimension stays that of the subject. Volumes found are measured on what the decoder drew. A volume beyond what the dial
+    has seen (1 % to 99 % of the cohort) is taken for the end of it.
 
     Arguments:
         models: Models with a `decoder` and `decode`, by name.
@@ -79,6 +92,9 @@ class AttributeWalk(_Hearts):
         ruler: Turns areas into volumes.
         covariance: Of the cohort's codes, (D, D), for each model; with it the reader may let the other dimensions go along.
         python: For each model the expression that names it in the reader's notebook.
+
+    Raises:
+        ValueError: If a model has no codes, dials or covariance of its own, or a subject no name.
     """
 
     view = "walk"
@@ -88,6 +104,9 @@ class AttributeWalk(_Hearts):
         dials: Mapping[str, Sequence[Dial]], segmenter: nn.Module, ruler: Ruler, covariance: Mapping[str, NDArray] | None = None,
         python: Mapping[str, str] | None = None,
     ):  # fmt: skip
+        for what, of in {"dials": dials, "covariance": covariance or models}.items():
+            if set(of) != set(models):
+                raise ValueError(f"`{what}` must be given for each of the models {', '.join(models)}, got {', '.join(of)}")
         first = next(iter(models))
         self.volumes = np.array([dial.at(QUANTILES)[1] for dial in dials[first]], np.float32)  # (K, Q)
         self.dials = {name: np.array([dial.at(QUANTILES)[0] for dial in dials[name]], np.float32) for name in models}
@@ -111,7 +130,7 @@ class AttributeWalk(_Hearts):
         asked = [k for k, attribute in enumerate(self.spec["attributes"]) if state[attribute["name"]] is not None]
         found = []
         for name, codes in self.codes.items():
-            z = codes[state["subject"]].double().numpy().copy()
+            z = codes[self.subject(state, "subject")].double().numpy().copy()
             wanted = [np.interp(state[self.spec["attributes"][k]["name"]], self.volumes[k], self.dials[name][k]) for k in asked]
             if asked and state.get("along"):
                 # The Gaussian's conditional mean, given the dimensions asked of.
@@ -150,5 +169,5 @@ class Interpolation(_Hearts):
         )  # fmt: skip
 
     def latent(self, state: dict) -> list[Tensor]:
-        a, b, t = state["a"], state["b"], state["t"]
+        a, b, t = self.subject(state, "a"), self.subject(state, "b"), state["t"]
         return [((1 - t) * codes[a] + t * codes[b])[None] for codes in self.codes.values()]

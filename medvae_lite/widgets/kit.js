@@ -49,10 +49,10 @@ class Interface {
   }
 
   // A grey image of `width` x `height` values in [0, 1]; the canvas's pixels are the data's.
-  pane(title, width, height, { group = "" } = {}) {
+  pane(title, width, height) {
     const canvas = element("canvas", { width, height, class: "pixels", role: "img", "aria-label": title });
     const caption = element("figcaption", { text: title });
-    this.images.append(element("figure", { "data-group": group }, canvas, caption));
+    this.images.append(element("figure", {}, canvas, caption));
     const pane = {
       canvas, caption, title, width, height,
       paint: (values, { low = 0, high = 1, marks } = {}) => {

@@ -3,11 +3,7 @@
 // Which component of the top prior a seed draws from: the uniform number after the `count` that make its noise.
 // The same as int(components * medvae_lite.export.uniform(seed, used + 1)[used]), `used` being `count` made even.
 function drawnComponent(seed, count, components) {
-  const used = 2 * Math.ceil(count / 2);
-  let h = Math.imul(used + 1, 0x9e3779b9) ^ Math.imul(seed + 1, 0x85ebca6b);
-  h = Math.imul(h ^ (h >>> 16), 0x7feb352d);
-  h = Math.imul(h ^ (h >>> 15), 0x846ca68b);
-  return Math.floor(components * ((((h ^ (h >>> 16)) >>> 0) + 0.5) / 2 ** 32));
+  return Math.floor(components * uniform(seed, 2 * Math.ceil(count / 2)));
 }
 
 views.layers = ui => {

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from medvae_lite.export import Graph
+from medvae_lite.runs import write_atomically
 
 __all__ = ["PROBES", "STATIC", "Live", "data_uri", "script", "style"]
 
@@ -156,7 +157,9 @@ class Live(anywidget.AnyWidget):
             graph.write(folder)
         if self.axes and not (folder / self.stored).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(self.sheet()).save(folder / self.stored, "WEBP", quality=90, method=6)
+            buffer = io.BytesIO()
+            Image.fromarray(self.sheet()).save(buffer, "WEBP", quality=90, method=6)
+            write_atomically(folder / self.stored, buffer.getvalue())
 
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
