@@ -7,7 +7,6 @@ that is lesion; `attributes` the standardised lesion area.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medvae_lite.datasets import Split
+from medvae_lite.datasets import Split, mapped
+from medvae_lite.prepared_files import check_array, read_card, read_table
 
 __all__ = ["Brains", "load"]
 
@@ -132,7 +132,7 @@ def load(root: str | Path) -> Brains:
 
     Raises:
         FileNotFoundError: If the folder, or a file of it, is missing.
-        ValueError: If it holds no brain slices, or contradicts itself.
+        ValueError: If it holds no brain slices, contradicts itself, or is damaged.
     """
     root = Path(root)
     missing = [f for f in ("card.json", "slices.csv", "subjects.csv", "images.npy", "labels.npy") if not (root / f).is_file()]
@@ -141,13 +141,15 @@ def load(root: str | Path) -> Brains:
             f"`data_root` = {str(root)!r} is no prepared folder of brain slices: {', '.join(missing)} missing; "
             "make one with `python -m data_prep`, or leave `data_root` empty for the phantom"
         )
-    card = json.loads((root / "card.json").read_text())
-    if card.get("kind") != "brain":
-        raise ValueError(f"`data_root` = {str(root)!r} holds {card.get('kind', 'other')!r} data, and this needs brain slices")
-    slices, people = (_table(root / f"{name}.csv") for name in ("slices", "subjects"))
+    card = read_card(root, "brain", "brain slices", "identity", "pixel_mm")
+    slices = _table(root / "slices.csv", "slice", "z_mm", "brain_mm2", "lesion_mm2")
+    people = _table(root / "subjects.csv")
+    for name, there in (("images", True), ("labels", True), ("twins", (root / "twins.npy").is_file())):
+        if there:
+            check_array(root / f"{name}.npy", "uint8" if name == "labels" else "float16", ndim=4)
     factors = _table(root / "factors.csv") if (root / "factors.csv").is_file() else pd.DataFrame()
-    images, labels = (torch.from_numpy(np.load(root / f"{name}.npy", mmap_mode="c")) for name in ("images", "labels"))
-    twins = torch.from_numpy(np.load(root / "twins.npy", mmap_mode="c")) if (root / "twins.npy").is_file() else None
+    images, labels = (mapped(root / f"{name}.npy") for name in ("images", "labels"))
+    twins = mapped(root / "twins.npy") if (root / "twins.npy").is_file() else None
     if len(images) != len(slices) or labels.shape != (len(images), 2, *images.shape[2:]):
         raise ValueError(
             f"{root} contradicts itself: images {tuple(images.shape)}, labels {tuple(labels.shape)}, {len(slices)} slices; prepare it again"
@@ -155,7 +157,9 @@ def load(root: str | Path) -> Brains:
     return Brains(root, card, slices, people, factors, images, labels, twins)
 
 
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Path, *numbers: str) -> pd.DataFrame:
     """A table whose subjects stay text, a person called "NA" too; elsewhere an empty field is a gap."""
-    others = [name for name in pd.read_csv(path, nrows=0).columns if name != "subject"]
-    return pd.read_csv(path, dtype={"subject": str}, keep_default_na=False, na_values={name: ["", "nan"] for name in others})
+    others = [name for name in read_table(path, nrows=0).columns if name != "subject"]
+    gaps = {name: ["", "nan"] for name in others}
+    columns = ("subject",) if path.name == "factors.csv" else ("subject", "split")
+    return read_table(path, columns=columns, numbers=numbers, dtype={"subject": str}, keep_default_na=False, na_values=gaps)

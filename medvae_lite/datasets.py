@@ -1,17 +1,20 @@
 """Prepared datasets: from a folder on disk to batches on a device, split by subject.
 
 A prepared folder holds `images.npy`, `labels.npy`, `subjects.csv` and `card.json`; whether it came from a phantom
-or a cohort makes no difference here. Arrays stay memory-mapped until a batch asks for its rows.
+or a cohort makes no difference here. Arrays stay memory-mapped until a batch asks for its rows, and pages once read can be
+let go again: a folder may be larger than memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pandas as pd
@@ -20,9 +23,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-__all__ = ["Batch", "Prepared", "Split", "load", "verify"]
+__all__ = ["Batch", "Prepared", "Split", "load", "mapped", "verify"]
 
 SPLITS = ("train", "val", "test")
+RELEASE_BYTES = 2**26
+"""How much to read before letting go of the pages. The kernel maps their neighbours too: several times as much is resident then."""
+_CHUNK = 1024  # subjects copied at a time by `Split.held`
+# Where a mapped tensor's memory begins -> its mapping, for as long as some tensor lies in it.
+_MAPPINGS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 
 
 class Batch(NamedTuple):
@@ -51,24 +59,69 @@ class Split:
     images: Tensor  # (N, C, H', W') float16, all subjects, perhaps memory-mapped
     labels: Tensor  # (N, C, H', W') uint8
     attributes: Float[Tensor, "n k"]  # standardised
-    rows: Int[Tensor, "m"]  # this split's rows
+    rows: Int[Tensor, "m"]  # this split's rows in the prepared folder
     reduce: int = 1  # stored pixels per pixel, along each axis
     channels: tuple[int, ...] | None = None  # stored frames to deliver; all when None
+    places: Int[Tensor, "m"] | None = None  # where in the arrays the rows lie; at the rows themselves when None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, which: Int[Tensor, "b"] | slice = slice(None)) -> Batch:
         """Reads the subjects `which` (positions within this split; all by default)."""
-        rows = self.rows[which]
-        image, labels = self.images[rows].float(), self.labels[rows]
+        at = self._places[which]
+        image, labels = self._read(at)
+        return Batch(image.float(), self.attributes[at], labels, self.rows[which])
+
+    @property
+    def _places(self) -> Tensor:
+        return self.rows if self.places is None else self.places
+
+    def _read(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels as delivered, but for the type of the images, which is the stored one where nothing is averaged."""
+        image, labels = self.images[at], self.labels[at]
         if self.channels is not None:
             image, labels = image[:, list(self.channels)], labels[:, list(self.channels)]
         if self.reduce > 1:
             # Grey values are averaged and labels are not: a mean of labels would invent tissue between two others.
-            image = F.avg_pool2d(image, self.reduce)
+            image = F.avg_pool2d(image.float(), self.reduce)
             labels = labels[..., self.reduce // 2 :: self.reduce, self.reduce // 2 :: self.reduce]
-        return Batch(image, self.attributes[rows], labels, rows)
+        return image, labels
+
+    @property
+    def bytes(self) -> int:
+        """Memory that `held` takes."""
+        first = self._places[:1]
+        one = (*self._read(first), self.attributes[first], self.rows[:1], first)
+        return len(self) * sum(t.numel() * t.element_size() for t in one)
+
+    def held(self, device: torch.device | str) -> Split:
+        """The same split with its own rows copied to `device`, as they are stored: the same batches, lying there.
+
+        Averaged pixels are averaged before they are copied, so that no device rounds them its own way.
+        """
+        places = self._places
+        arrays = [torch.empty((len(self), *t.shape[1:]), dtype=t.dtype, device=device) for t in self._read(places[:1])]
+        for start in range(0, len(self), _CHUNK):
+            for array, part in zip(arrays, self._read(places[start : start + _CHUNK]), strict=True):
+                array[start : start + _CHUNK] = part.to(device)
+            self.release()
+        images, labels = arrays
+        return replace(
+            self, images=images, labels=labels, attributes=self.attributes[places].to(device), rows=self.rows.to(device),
+            reduce=1, channels=None, places=torch.arange(len(self), device=device),
+        )  # fmt: skip
+
+    def release(self) -> None:
+        """Lets go of the memory-mapped pages read so far; the next reader gets them from the file again.
+
+        Nothing happens where nothing is mapped, where somebody has written to the arrays (what was written lives in those pages
+        alone), and on systems that do not tell whether somebody has.
+        """
+        for tensor in (self.images, self.labels):
+            mapping = _MAPPINGS.get(tensor.untyped_storage().data_ptr())
+            if mapping is not None and _untouched(tensor.untyped_storage().data_ptr()):
+                mapping.madvise(mmap.MADV_DONTNEED)
 
     def order(self, *, seed: int, epoch: int) -> Int[Tensor, "m"]:
         """The epoch's order of subjects. It depends on nothing but its arguments, so a resumed run sees the same."""
@@ -77,8 +130,13 @@ class Split:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All subjects in stored order, `size` at a time."""
+        one, read = self.bytes // len(self), 0
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
+            read += size * one
+            if read >= RELEASE_BYTES:
+                self.release()
+                read = 0
 
 
 @dataclass(frozen=True)
@@ -171,8 +229,7 @@ def load(root: str | Path, *, image_size: int | None = None) -> Prepared:
         )
     card = json.loads((root / "card.json").read_text())
     subjects = pd.read_csv(root / "subjects.csv", dtype={"subject": str})
-    images = torch.from_numpy(np.load(root / "images.npy", mmap_mode="c"))
-    labels = torch.from_numpy(np.load(root / "labels.npy", mmap_mode="c"))
+    images, labels = mapped(root / "images.npy"), mapped(root / "labels.npy")
     if images.shape != labels.shape or len(images) != len(subjects):
         raise ValueError(
             f"{root} contradicts itself: images {tuple(images.shape)}, labels {tuple(labels.shape)}, "
@@ -195,6 +252,34 @@ def load(root: str | Path, *, image_size: int | None = None) -> Prepared:
         raise ValueError(f"{root}: attribute {bad[0]} is constant in the training split; mend subjects.csv")
     pixel_mm = float(card["pixel_mm"]) * stored / size
     return Prepared(root, card, subjects, names, size, pixel_mm, mean, sd, images, labels, tuple(card["frames"]))
+
+
+def mapped(path: Path) -> Tensor:
+    """The array in a `.npy` file, memory-mapped: what is written to the tensor never reaches the file."""
+    array = np.load(path, mmap_mode="c")
+    tensor = torch.from_numpy(array)
+    if isinstance(array.base, mmap.mmap):
+        _MAPPINGS[tensor.data_ptr()] = array.base
+    return tensor
+
+
+def _untouched(address: int) -> bool:
+    """Whether no page of the mapping around `address` was ever written to: only such pages can be read from the file again."""
+    try:
+        inside = False
+        with open("/proc/self/smaps", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                head = line.partition(" ")[0]
+                if not head.endswith(":"):
+                    first, _, last = head.partition("-")
+                    inside = int(first, 16) <= address < int(last, 16)
+                elif inside and head in ("Anonymous:", "Swap:") and int(line.split()[1]):
+                    return False
+                elif inside and head == "VmFlags:":
+                    return True
+    except OSError:
+        pass
+    return False
 
 
 def verify(root: str | Path) -> None:

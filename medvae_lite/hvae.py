@@ -168,8 +168,6 @@ class HVAE(nn.Module):
             nn.init.zeros_(head[-1].weight), nn.init.zeros_(head[-1].bias)
         for head in self.q_heads:
             nn.init.normal_(head[-1].weight, std=0.02), nn.init.zeros_(head[-1].bias)
-        # Steps taken; a buffer, so that a resumed run goes on where it was.
-        self.register_buffer("taken", torch.zeros(()), persistent=False)
         self.register_buffer("dim", torch.tensor(self.dims, dtype=torch.float32), persistent=False)
 
     @torch.no_grad()
@@ -279,7 +277,7 @@ class HVAE(nn.Module):
 
     def extra(self, way: Sequence[Latent], pseudo: Sequence[Gaussian], step: Step) -> Float[Tensor, "b l"]:
         r"""NVMP+'s :math:`X_l = \mathrm{KL}[p(z_l \mid z_{<l}) \,\|\, \frac1K \sum_k q(z_l \mid u_k)]` for l > 0, by a draw of its own."""
-        own = self.infer(self.pseudo_inputs, step)[1] if self.reading == "C" else []
+        own = self.infer(self.pseudo_inputs, step.undivided())[1] if self.reading == "C" else []
         found = [way[0].z.new_zeros(len(way[0].z))]
         for layer, (_, p, _) in enumerate(way[1:], 1):
             if self.reading == "C":
@@ -322,8 +320,7 @@ class HVAE(nn.Module):
 
     def training_loss(self, batch, step: Step) -> HVAETerms:
         """The same as it is trained: annealed, balanced, with the extra term."""
-        beta = anneal(int(self.taken), cycle=self.cycle, ramp=self.ramp)
-        self.taken += 1
+        beta = anneal(step.number, cycle=self.cycle, ramp=self.ramp)
         return self._terms(batch, step, beta, training=True)
 
     def _terms(self, batch, step: Step, beta: float, *, training: bool) -> HVAETerms:
@@ -334,9 +331,10 @@ class HVAE(nn.Module):
         extra = self.extra(way, pseudo, step) if training and self.extra_weight else torch.zeros_like(kl)
         gamma = torch.ones_like(self.dim)
         if training:
-            gamma = balance(kl, self.dim, self.balancing) if beta < 1 else gamma
+            spent = step.whole(kl)
+            gamma = balance(spent, self.dim, self.balancing) if beta < 1 else gamma
             # A mixture's estimate may be negative: without free bits it counts all the same.
-            gamma = gamma * (kl.detach().mean(0) >= self.free_bits) if self.free_bits else gamma
+            gamma = gamma * (spent.detach().mean(0) >= self.free_bits) if self.free_bits else gamma
         lesion = torch.zeros_like(kl[:, 0])
         if self.lesion_weight:
             lesion = lesion_loss(self.lesion_logits(way), batch.labels[:, 1:].float() / 100)

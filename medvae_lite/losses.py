@@ -6,7 +6,7 @@ Every term is in nats per image unless its docstring says otherwise; the caller 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -35,21 +35,46 @@ class Terms:
 
 @dataclass
 class Step:
-    """One training step as a model sees it.
+    """One training step as a model sees it, or a part's share in it.
+
+    A batch is divided among processes, or where it does not fit into memory: part p of P holds its rows p, p + P, p + 2P and
+    so on. Noise is drawn for the whole batch, whereof each part takes its rows; with `whole`, for the terms that compare
+    rows, all parts together compute what one process would.
 
     Arguments:
         generator: Source of the step's noise, seeded by (seed, step), so that a resumed run draws the same.
         device: Where the noise is wanted.
+        number: Steps taken before this one.
         carry: What one update leaves for the next update of the same step (the codes it sampled, say).
+        part, parts: Which part this is, of how many.
+        gather: Stacks every part's rows of a tensor, in any order of parts.
     """
 
     generator: torch.Generator
     device: torch.device
+    number: int = 0
     carry: dict[str, Any] = field(default_factory=dict)
+    part: int = 0
+    parts: int = 1
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows
 
     def noise(self, *shape: int) -> Tensor:
-        """Standard normal noise of the given shape."""
-        return torch.randn(*shape, generator=self.generator, device=self.device)
+        """Standard normal noise of the given shape, rows first."""
+        return self.draw(torch.randn, *shape)
+
+    def draw(self, law: Callable[..., Tensor], *shape: int, rows: int = 0) -> Tensor:
+        """Random numbers of the given shape by `law` (`torch.randn`, `torch.rand`); `rows` is the dimension of rows."""
+        whole = [n * self.parts if dim == rows else n for dim, n in enumerate(shape)]
+        drawn = law(*whole, generator=self.generator, device=self.device)
+        return drawn.unflatten(rows, (-1, self.parts)).select(rows + 1, self.part) if self.parts > 1 else drawn
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """The rows of all parts, in any order, without gradient; `rows` themselves, with theirs, where nothing is divided."""
+        return self.gather(rows.detach()) if self.parts > 1 else rows
+
+    def undivided(self) -> Step:
+        """The same step for what every part does alike, with the same noise."""
+        return replace(self, part=0, parts=1)
 
 
 @dataclass(frozen=True)
@@ -71,8 +96,9 @@ def squared_error(x: Float[Tensor, "b c h w"], x_hat: Float[Tensor, "b c h w"]) 
 
 
 def attribute_loss(
-    z: Float[Tensor, "b k"], a: Float[Tensor, "b k"], *, delta: float
-) -> Float[Tensor, "b k"]:
+    z: Float[Tensor, "b k"], a: Float[Tensor, "b k"], *, delta: float,
+    among: tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]] | None = None,
+) -> Float[Tensor, "b k"]:  # fmt: skip
     r"""Attribute regularisation: the codes must be ordered as the attributes are.
 
     .. math::
@@ -87,9 +113,14 @@ def attribute_loss(
         z: The regularised latent dimensions, one per attribute, with shape :math:`(B, K)`.
         a: The attributes, in any unit (only their order counts), with shape :math:`(B, K)`.
         delta: Steepness :math:`\delta > 0`: differences beyond :math:`1/\delta` count as ordered.
+        among: Codes and attributes of the whole batch, each with shape :math:`(N, K)`, where `z` and `a` are a part of it.
+            The mean over :math:`j` is then over all of it. No gradient flows into these codes: the rows' own is doubled
+            instead, which is the same, because a pair costs what the reversed pair costs.
     """
-    d_z = z[:, None] - z[None, :]  # (B, B, K)
-    d_a = a[:, None] - a[None, :]
+    z_all, a_all = (z, a) if among is None else among
+    z = z if among is None else 2 * z - z.detach()  # the value of z, twice its gradient
+    d_z = z[:, None] - z_all[None, :]  # (B, N, K)
+    d_a = a[:, None] - a_all[None, :]
     return (torch.tanh(delta * d_z) - torch.sign(d_a)).abs().mean(1)
 
 

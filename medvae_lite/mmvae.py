@@ -114,8 +114,6 @@ class PoEVAE(nn.Module):
         }  # fmt: skip
         self.sizes, self.latent_dim, self.beta, self.drop = dict(sizes), latent_dim, beta, drop
         self.likelihood, self.prior_expert, self.warmup = likelihood, prior_expert, warmup
-        # Steps taken; a buffer, so that a resumed run goes on where it was.
-        self.register_buffer("taken", torch.zeros(()), persistent=False)
         counts, widest = list(sizes.values()), max(sizes.values())
         self.encoder = Bank(len(counts), [widest + covariates, *hidden, 2 * latent_dim], [n + covariates for n in counts])
         self.decoder = Bank(len(counts), [latent_dim + covariates, *reversed(hidden), widest])
@@ -169,7 +167,7 @@ class PoEVAE(nn.Module):
         """Hides modalities from the encoder: for a share `drop` of the people only a random subset is left."""
         if not self.drop or len(self.sizes) < 2:
             return available
-        chance, which = torch.rand(2, available.shape[1], generator=step.generator, device=step.device)
+        chance, which = step.draw(torch.rand, 2, available.shape[1], rows=1)
         fewer = available & self.subsets[:, (which * self.subsets.shape[1]).long()]
         return torch.where((chance < self.drop) & fewer.any(0), fewer, available)
 
@@ -179,8 +177,7 @@ class PoEVAE(nn.Module):
 
     def training_loss(self, batch, step: Step) -> PoETerms:
         """The same, with modalities thinned and beta still rising."""
-        self.taken += 1
-        beta = self.beta * min(1.0, float(self.taken) / max(1, self.warmup))
+        beta = self.beta * min(1.0, (step.number + 1) / max(1, self.warmup))
         return self._terms(batch, step, beta, lambda available: self.thinned(available, step))
 
     def _terms(self, batch, step: Step, beta: float, given: Callable[[Tensor], Tensor]) -> PoETerms:

@@ -21,6 +21,7 @@ from torch import nn
 
 from medvae_lite import runs
 from medvae_lite.datasets import Split
+from medvae_lite.parallel import Team
 from medvae_lite.train import TRAINING_CODE, FitConfig, fit
 
 __all__ = ["LEDGER", "Dataset", "train_or_load"]
@@ -60,6 +61,8 @@ def train_or_load(
 ) -> tuple[nn.Module | None, runs.RunRecord]:
     """The published run where configuration and data match, a new one otherwise.
 
+    Under `torchrun` all processes train it together; the first looks it up, measures it and writes it.
+
     Arguments:
         label: First part of the run's folder name.
         build: Makes the untrained model; called with torch's random numbers seeded.
@@ -88,13 +91,14 @@ def train_or_load(
         record = None if retrain else runs.find_record(runs_root, label, wanted)
         return record if record is not None and (light or record.has_weights) else None
 
-    record = found()
+    team = Team.join(torch.device(device))
+    record = team.tell(found() if team.first else None)
     if record is not None:
         if record.manifest["code"] != runs.code_hash(*TRAINING_CODE):
             log.warning("%s was trained by an earlier version of the code; `retrain` makes it again", record.folder.name)
     else:
-        with _turn(Path(runs_root), name):
-            record = found()  # by whoever had the turn before
+        with _turn(Path(runs_root), name) if team.first else contextlib.nullcontext():
+            record = team.tell(found() if team.first else None)  # by whoever had the turn before
             if record is None:
                 work = Path(runs_root) / f".{name}.training"
                 epochs, manifest = fit(
@@ -103,9 +107,12 @@ def train_or_load(
                 )  # fmt: skip
                 # Records hold float16 weights: what is measured must be what is kept.
                 model.half().float()
-                contents = {"config": wanted, "manifest": manifest, "epochs": epochs, "metrics": evaluate(model)}
-                record = _publish(Path(runs_root) / name, work, model=model, **contents)
-    _enter(record)
+                if team.first:
+                    contents = {"config": wanted, "manifest": manifest, "epochs": epochs, "metrics": evaluate(model)}
+                    record = _publish(Path(runs_root) / name, work, model=model, **contents)
+                record = team.tell(record)
+    if team.first:
+        _enter(record)
     return None if light else record.weights_into(model).to(device), record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -213,6 +214,9 @@ def _weight_faults(record: runs.RunRecord) -> Iterator[str]:
     count = sum(p.numel() for p in model.parameters())
     if count != record.manifest.get("parameters", count):
         yield f"manifest.json counts {record.manifest['parameters']} parameters, and the model has {count}"
+    digest = hashlib.sha256((record.folder / runs.WEIGHTS).read_bytes()).hexdigest()
+    if not bad and digest != record.manifest.get("weights_sha256", digest):
+        yield f"{runs.WEIGHTS} is not the file that was written: its SHA-256 is not that in manifest.json"
 
 
 def one_line(error: Exception) -> str:

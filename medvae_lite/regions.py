@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from medvae_lite.covariates import Design
 from medvae_lite.datasets import Split
+from medvae_lite.prepared_files import check_array, read_card, read_table
 
 __all__ = ["HOLDOUT_LEAST", "Regions", "TableSplit", "load"]
 
@@ -206,7 +207,7 @@ def load(root: str | Path, *, aggregates: bool = False, **recipe) -> Regions:
 
     Raises:
         FileNotFoundError: If the folder, or a file of it, is missing.
-        ValueError: If it holds no region tables, or contradicts itself.
+        ValueError: If it holds no region tables, contradicts itself, or is damaged.
     """
     root = Path(root)
     missing = [f for f in ("card.json", "subjects.csv", "regions.npy") if not (root / f).is_file()]
@@ -215,16 +216,22 @@ def load(root: str | Path, *, aggregates: bool = False, **recipe) -> Regions:
             f"`data_root` = {str(root)!r} is no prepared region table: {', '.join(missing)} missing; "
             "make one with `python -m data_prep`, or leave `data_root` empty for the phantom"
         )
-    card = json.loads((root / "card.json").read_text())
-    if card.get("kind") != "regions":
-        raise ValueError(f"`data_root` = {str(root)!r} holds {card.get('kind')!r} data, and this needs region tables")
+    card = read_card(root, "regions", "region tables", "identity", "modalities", "scores", "aggregates", "healthy")
     text = {name: str for name in ("subject", "split", "cohort", "group", "sex", "site")}
-    people = pd.read_csv(root / "subjects.csv", dtype=text, keep_default_na=False, na_values={c: [""] for c in card["scores"]})
+    people = read_table(
+        root / "subjects.csv", columns=tuple(text), numbers=("age_years", "icv_mm3"),
+        dtype=text, keep_default_na=False, na_values={c: [""] for c in card["scores"]},
+    )  # fmt: skip
+    check_array(root / "regions.npy", "float32", ndim=2)
     raw = np.load(root / "regions.npy").astype(np.float64)
     modalities = {name: tuple(m["regions"]) for name, m in card["modalities"].items()}
     columns = sum(map(len, modalities.values()))
     if raw.shape != (len(people), columns):
         raise ValueError(f"{root} contradicts itself: regions {raw.shape}, {len(people)} people, {columns} names; prepare it again")
+    for name, part in zip(modalities, np.split(raw, np.cumsum([len(names) for names in modalities.values()])[:-1], axis=1)):
+        absent = np.isnan(part)
+        if (absent.any(1) & ~absent.all(1)).any() or np.isinf(part).any():
+            raise ValueError(f"{root}: regions of {name} have gaps within a person or are not finite; prepare the folder again")
     data = Regions(root, card, people, modalities, raw, **recipe)
     left_out = set() if aggregates else set(card["aggregates"])
     return data._with({k: [n for n in names if n not in left_out] for k, names in modalities.items()}) if left_out else data

@@ -7,6 +7,7 @@ A record is a folder of plain files: `config.json`, `manifest.json`, `epochs.csv
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -19,11 +20,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import nn
 
 __all__ = [
-    "PROFILES", "WEIGHTS", "RunRecord", "canonical", "check_parameters", "code_hash", "find_record", "load_record",
+    "PROFILES", "WEIGHTS", "RunRecord", "canonical", "check_parameters", "code_hash", "find_record", "load_record", "not_written",
     "resolve_device", "run_name", "write_atomically", "write_record",
 ]  # fmt: skip
 
@@ -40,7 +42,7 @@ class RunRecord:
     Arguments:
         folder: Where the record lies.
         config: What was asked for; a run is looked up by it.
-        manifest: Seed, device, code hash, versions, wall time in seconds, skipped steps.
+        manifest: Seed, device, code hash, versions, wall time in seconds, skipped steps, SHA-256 of the weights.
         epochs: One row per epoch: losses and their terms, means per image.
         metrics: Final metrics, by name.
     """
@@ -59,12 +61,27 @@ class RunRecord:
     def weights_into(self, model: nn.Module) -> nn.Module:
         """Loads the weights into `model` and returns it in evaluation mode.
 
+        Nothing in the file is executed.
+
         Raises:
             FileNotFoundError: If the record is a light one.
+            ValueError: If the file is not the one that was written, or belongs to another model; the model is as before then.
         """
         if not self.has_weights:
             raise FileNotFoundError(f"{self.folder} keeps no weights; train it again with `retrain`")
-        state = load_file(self.folder / WEIGHTS)
+        path = self.folder / WEIGHTS
+        data = path.read_bytes()
+        written = self.manifest.get("weights_sha256", "")  # older records do not have it
+        if written and hashlib.sha256(data).hexdigest() != written:
+            raise ValueError(f"{path} is damaged, it is not what was written: put back a copy, or train it again with `retrain`")
+        try:
+            state = load(data)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no file of weights ({error}): put back a copy, or train it again with `retrain`") from None
+        wanted = {name: value.shape for name, value in model.state_dict().items()}
+        if wanted != {name: value.shape for name, value in state.items()}:
+            other = sorted(name for name in wanted.keys() | state.keys() if name not in state or wanted.get(name) != state[name].shape)
+            raise ValueError(f"{path} holds the weights of another model, {other[0]} differs: build the model that its config.json describes")
         model.load_state_dict({name: value.float() for name, value in state.items()})
         return model.eval()
 
@@ -148,7 +165,11 @@ def code_hash(*modules: str) -> str:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Writes a file so that a reader, or a crash, finds the old one or the new one and never a part."""
+    """Writes a file so that a reader, or a crash, finds the old one or the new one and never a part.
+
+    Raises:
+        OSError: One sentence: why it cannot be written. The old one is still there.
+    """
     data = data.encode() if isinstance(data, str) else data
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -157,13 +178,22 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        raise not_written(path, error) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def not_written(path: Path, error: OSError) -> OSError:
+    """The error again, of the same class, as a sentence."""
+    why = error.strerror or str(error)
+    return OSError(error.errno, f"{path} cannot be written ({why}): free some space or choose another folder; nothing was changed")
 
 
 def environment() -> dict[str, str]:
     """Versions that a result may depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
 
 
 def write_record(
@@ -172,7 +202,9 @@ def write_record(
     """Writes a record, `metrics.json` last: a folder without it is not a record. Weights are stored as float16."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(folder / WEIGHTS, save(state))
+    weights = save(state)
+    manifest = manifest | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
+    write_atomically(folder / WEIGHTS, weights)
     write_atomically(folder / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     write_atomically(folder / "epochs.csv", epochs.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

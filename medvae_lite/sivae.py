@@ -199,13 +199,18 @@ class AttriVAE(nn.Module):
         return recon
 
     def attribute_terms(
-        self, z: Float[Tensor, "b d"], a: Float[Tensor, "b k"]
+        self, z: Float[Tensor, "b d"], a: Float[Tensor, "b k"], step: Step | None = None
     ) -> Float[Tensor, "b"]:
-        r""":math:`\mathcal{L}_{attr}`: equation 2 summed over the attributes; zeros when it is switched off."""
+        r""":math:`\mathcal{L}_{attr}`: equation 2 summed over the attributes; zeros when it is switched off.
+
+        Arguments:
+            step: Knows the rest of the batch, where the rows given are a part of it.
+        """
         if not self.gamma_reg:
             return z.new_zeros(len(z))
-        k = self.attributes
-        return attribute_loss(z[:, :k], a[:, :k], delta=self.delta).sum(1)
+        z, a = z[:, : self.attributes], a[:, : self.attributes]
+        divided = step is not None and step.parts > 1
+        return attribute_loss(z, a, delta=self.delta, among=(step.whole(z), step.whole(a)) if divided else None).sum(1)
 
     def elbo(self, batch, step: Step) -> ELBOTerms:
         """Equation 3 on a batch: what `AttriVAE` trains on, and what every model here is validated on."""
@@ -214,7 +219,7 @@ class AttriVAE(nn.Module):
         return ELBOTerms(
             recon=self.reconstruction_loss(batch.image, self.decode(z)),
             kl=kl_to_standard(q),
-            attribute=self.attribute_terms(z, batch.attributes),
+            attribute=self.attribute_terms(z, batch.attributes, step),
             beta=self.beta_kl,
             gamma_reg=self.gamma_reg,
         )
@@ -312,7 +317,7 @@ class ARSIVAE(AttriVAE):
         return EncoderTerms(
             recon=self.reconstruction_loss(x, x_hat, target=target),
             kl=kl_to_standard(q),
-            attribute=self.attribute_terms(z, batch.attributes),
+            attribute=self.attribute_terms(z, batch.attributes, step),
             repel=soft_exponential(self.scale * energy),
             kl_fake=kl_fake,
             gamma_reg=self.gamma_reg,

@@ -1,19 +1,18 @@
 """Training: one loop for every model, adversarial or not, that can be killed and continued.
 
 A model yields its updates; each step freezes all but one update's parameters, computes its loss and descends. All
-randomness of a step comes from (seed, step), so a resumed run repeats the undisturbed one, bit for bit on a CPU.
+randomness of a step comes from (seed, step), so a resumed run repeats the undisturbed one, bit for bit on a CPU, and
+processes that divide its batches (`torchrun`) repeat it but for the order in which numbers are added.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,65 +20,23 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medvae_lite import runs
-from medvae_lite.datasets import Batch, Split
+from medvae_lite import checkpoints, runs
+from medvae_lite.datasets import RELEASE_BYTES, Batch, Split
+from medvae_lite.fit_config import FitConfig, autocast
 from medvae_lite.losses import Step
+from medvae_lite.parallel import Team
+from medvae_lite.shares import Share, gradients, halved, is_divisible
 
 __all__ = ["TRAINING_CODE", "FitConfig", "TrainingDiverged", "fit"]
 
 log = logging.getLogger(__name__)
 
-TRAINING_CODE = ("datasets", "gaussian", "losses", "nets", "sivae", "train")
+TRAINING_CODE = ("checkpoints", "datasets", "fit_config", "gaussian", "losses", "nets", "parallel", "shares", "sivae", "train")
 _VALIDATION_STREAM = 2**31 - 1
 
 
 class TrainingDiverged(FloatingPointError):
     """Raised when the loss stays non-finite."""
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How long and how fast to descend.
-
-    Arguments:
-        steps: Training steps; every update is made once a step.
-        batch_size: Subjects per step.
-        learning_rate: Adam's, for every update.
-        warmup: Steps over which the learning rate rises from 0.
-        decay_from: Fraction of the run after which it falls to 0 along half a cosine; 1 keeps it constant.
-        drop_after: Step after which it is a tenth; 0 never drops it.
-        grad_clip: Largest gradient norm per update.
-        ema: Decay per step of the averaged weights that are kept in the end; 0 keeps the last ones.
-        patience: Epochs without a better validation total before stopping with the best weights; 0 never stops.
-        max_skips: Consecutive non-finite steps, skipped and counted, after which training stops.
-        speed: "exact" is float32; "bf16" runs networks in bfloat16; "compiled" adds `torch.compile`; "auto" takes
-            "bf16" where the processor computes in it and "exact" elsewhere.
-    """
-
-    steps: int = 2000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    warmup: int = 30
-    decay_from: float = 0.6
-    drop_after: int = 0
-    grad_clip: float = 100.0
-    ema: float = 0.0
-    patience: int = 0
-    max_skips: int = 20
-    speed: Literal["auto", "exact", "bf16", "compiled"] = "auto"
-
-    def __post_init__(self):
-        if self.steps < 1 or self.batch_size < 2:
-            raise ValueError(f"`steps` must be at least 1 and `batch_size` 2, got {self.steps} and {self.batch_size}")
-        if self.speed not in ("auto", "exact", "bf16", "compiled"):
-            raise ValueError(f"`speed` must be one of auto, exact, bf16, compiled, got {self.speed!r}")
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        past = max(0.0, step / self.steps - self.decay_from) / max(1e-9, 1 - self.decay_from)
-        drop = 0.1 if 0 < self.drop_after <= step else 1.0
-        return self.learning_rate * rise * drop * 0.5 * (1 + math.cos(math.pi * min(1.0, past)))
 
 
 @dataclass
@@ -109,6 +66,9 @@ def fit(
 ) -> tuple[pd.DataFrame, dict]:
     """Trains `model` in place and leaves it in evaluation mode.
 
+    Under `torchrun`, every process calls this with the same arguments; each batch is divided among them. Where a batch does not fit
+    into memory it is halved, and the gradients of its parts are added up: the step stays the same.
+
     Arguments:
         model: Yields its updates from `updates()` and its validation terms from `elbo(batch, step)`.
         train, val: The splits to descend on and to watch.
@@ -120,30 +80,36 @@ def fit(
 
     Raises:
         TrainingDiverged: After more than `config.max_skips` non-finite steps in a row.
-        ValueError: If the checkpoint found belongs to another run.
+        ValueError: If the checkpoint found is damaged or belongs to another run, another process trains in the folder, or the
+            batch cannot be divided among the processes.
+        OSError: If `folder` cannot be written.
+        torch.OutOfMemoryError: If a batch of two does not fit into memory.
     """
     device = torch.device(device)
-    loop = _Loop(model, train, val, config, seed, device, folder, identity)
-    loop.resume()
-    bar = tqdm(total=config.steps, initial=loop.state.step, disable=not progress, mininterval=1.0, unit="step")
-    with bar:
-        while loop.state.step < config.steps and not loop.exhausted():
-            sums = loop.step()
-            bar.update()
-            if loop.state.step % loop.epoch_steps == 0 or loop.state.step == config.steps:
-                row = loop.close_epoch(sums)
-                shown = ("val_recon", "val_kl", "val_attribute", "encoder_kl_fake")
-                bar.set_postfix({k: f"{row[k]:.3g}" for k in shown if k in row})
-    return loop.finish()
+    team = Team.join(device)
+    with checkpoints.held(folder) if folder is not None and team.first else contextlib.nullcontext():
+        loop = _Loop(model, train, val, config, seed, team.place(device), folder, identity, team)
+        loop.resume()
+        shown = progress and team.first
+        bar = tqdm(total=config.steps, initial=loop.state.step, disable=not shown, mininterval=1.0, unit="step")
+        with bar:
+            while loop.state.step < config.steps and not loop.exhausted():
+                loop.step()
+                bar.update()
+                if loop.state.step % loop.epoch_steps == 0 or loop.state.step == config.steps:
+                    row = loop.close_epoch()
+                    names = ("val_recon", "val_kl", "val_attribute", "encoder_kl_fake")
+                    bar.set_postfix({k: f"{row[k]:.3g}" for k in names if k in row})
+        return loop.finish()
 
 
 class _Loop:
     """The pieces of `fit`, which only calls them in order."""
 
-    def __init__(self, model, train, val, config, seed, device, folder, identity):
+    def __init__(self, model, train, val, config, seed, device, folder, identity, team):
         self.model = model.to(device, memory_format=torch.channels_last).train()
-        self.train, self.val, self.config, self.seed, self.device = train, val, config, seed, device
-        self.folder, self.identity = folder, identity
+        self.train, self.val, self.config, self.seed, self.device = _near(train, device), val, config, seed, device
+        self.folder, self.identity, self.team = folder, identity, team
         self.batch_size = min(config.batch_size, len(train))
         self.pass_steps = len(train) // self.batch_size
         # A small cohort is passed several times per row, or checkpoints would outweigh training.
@@ -153,56 +119,82 @@ class _Loop:
         self.optimisers = [torch.optim.Adam(u.parameters, lr=config.learning_rate, fused=fused) for u in self.updates]
         self.parameters = list(model.parameters())
         self.buffers = list(model.buffers())  # running statistics, if the model has a batch norm
+        if team.size > 1:
+            self._check_team()
+        self.divisible = team.size == 1 and is_divisible(model)
         self.ema = [p.detach().clone() for p in self.parameters] if config.ema else []
         self.best_weights: list[Tensor] = []
-        self.autocast = _autocast(config.speed, device)
+        self.autocast = autocast(config.speed, device)
         if config.speed == "compiled":
             model.encoder.compile()
             model.decoder.compile()
-        self.state, self.sums, self.counted = _State(), {}, 0
+        self.state, self.sums, self.parts = _State(), {}, 1
+        self.order, self.order_of, self.read = None, -1, 0
         self.began = time.perf_counter()
+
+    def _check_team(self) -> None:
+        each = 2 * self.team.size  # the adversary halves a process's rows
+        if self.batch_size % each:
+            raise ValueError(f"`batch_size` must be a multiple of {each} under {self.team.size} processes, got {self.batch_size}")
+        if not is_divisible(self.model):
+            raise ValueError("a batch norm sees the rows of its own process only: take `norm` = 'group', or one process")
+        tensors = [*(p.data for p in self.parameters), *self.buffers]
+        _copy(self.team.tell([t.cpu() for t in tensors]), tensors)
 
     def generator(self, stream: int) -> torch.Generator:
         entropy = np.random.SeedSequence([self.seed, stream]).generate_state(1, np.uint64)[0]
         return torch.Generator(self.device).manual_seed(int(entropy >> np.uint64(1)))
 
     def batch(self) -> Batch:
+        """This process's rows of the step's batch."""
         number, position = divmod(self.state.step, self.pass_steps)
-        order = self.train.order(seed=self.seed, epoch=number)
-        batch = self.train.batch(order[position * self.batch_size : (position + 1) * self.batch_size])
+        if number != self.order_of:
+            self.order, self.order_of = self.train.order(seed=self.seed, epoch=number), number
+        rows = self.order[position * self.batch_size : (position + 1) * self.batch_size]
+        batch = self.train.batch(rows[self.team.rank :: self.team.size])
+        self.read += sum(t.nbytes for t in batch)
+        if self.read > RELEASE_BYTES:
+            self.train.release()
+            self.read = 0
         return self.ready(batch)
 
     def ready(self, batch: Batch) -> Batch:
         batch = batch.to(self.device)
         return batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
 
-    def step(self) -> dict[str, tuple[Tensor, int]]:
-        """Every update once; returns the epoch's running sums and counts."""
-        batch, step = self.batch(), Step(self.generator(self.state.step), self.device)
+    def as_seen(self, stream: int) -> Step:
+        """A step with the noise of `stream`, as this process sees it."""
+        return Step(
+            self.generator(stream), self.device, self.state.step,
+            part=self.team.rank, parts=self.team.size, gather=self.team.gather,
+        )  # fmt: skip
+
+    def step(self) -> None:
+        """Every update once."""
+        shares = [Share(self.batch(), self.as_seen(self.state.step))]
+        while len(shares) < self.parts:
+            shares = halved(shares)
         failed = ""
         for update, optimiser in zip(self.updates, self.optimisers):
             _train_only(update.parameters, self.parameters)
             for group in optimiser.param_groups:
                 group["lr"] = self.config.rate(self.state.step)
-            optimiser.zero_grad(set_to_none=True)
-            with self.autocast:
-                terms = update.loss(batch, step)
-            loss = terms.total().mean()
-            loss.backward()
+            shares, means = gradients(update, shares, self.autocast, divisible=self.divisible)
+            self.team.mean_([means["total"], *(p.grad for p in update.parameters if p.grad is not None)])
             norm = nn.utils.clip_grad_norm_(update.parameters, self.config.grad_clip)
-            if torch.isfinite(loss.detach() + norm):
+            if torch.isfinite(means["total"] + norm):
                 optimiser.step()
-                self._log(update.name, terms, norm)
+                self._log(update.name, means | {"grad_norm": norm})
             else:
                 failed = failed or update.name
+        self.parts = len(shares)
         self._count(failed)
         if self.ema:
             torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - self.config.ema)
         self.state.step += 1
-        return self.sums
 
-    def _log(self, name: str, terms, norm: Tensor) -> None:
-        for key, value in {**terms.means(), "grad_norm": norm}.items():
+    def _log(self, name: str, means: dict[str, Tensor]) -> None:
+        for key, value in means.items():
             total, count = self.sums.get(f"{name}_{key}", (0.0, 0))
             self.sums[f"{name}_{key}"] = (total + value, count + 1)
 
@@ -216,11 +208,13 @@ class _Loop:
                 "weights of the loss, or train with `speed` = 'exact'"
             )
 
-    def close_epoch(self, sums: dict) -> dict:
+    def close_epoch(self) -> dict:
         """Validates, appends a row, writes the checkpoint."""
         state = self.state
         row = {"epoch": state.step // self.pass_steps, "step": state.step, "skipped": state.skipped}
-        row |= {name: float(total / count) for name, (total, count) in sums.items()}
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.team.mean_(list(means.values()))
+        row |= {name: float(value) for name, value in means.items()}
         row |= {f"val_{name}": value for name, value in self.validate().items()}
         state.rows.append(row)
         if self.config.patience and row["val_total"] < state.best:
@@ -232,51 +226,53 @@ class _Loop:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        step, totals = Step(self.generator(_VALIDATION_STREAM), self.device), {}
+        step, totals = self.as_seen(_VALIDATION_STREAM), {}
         for batch in self.val.batches(self.config.batch_size):
+            count = len(batch.index)
+            divided = count % (2 * self.team.size) == 0
+            if divided:
+                batch = Batch(*(t[self.team.rank :: self.team.size] for t in batch))
             with self.autocast:
-                terms = self.model.elbo(self.ready(batch), step)
+                terms = self.model.elbo(self.ready(batch), step if divided else step.undivided())
             for name, value in terms.means().items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(batch.index)
-        return {name: total / len(self.val) for name, total in totals.items()}
+                totals[name] = totals.get(name, 0.0) + float(value) * count
+        sums = torch.tensor(list(totals.values()), dtype=torch.float64)
+        self.team.mean_([sums])
+        return {name: total / len(self.val) for name, total in zip(totals, sums.tolist())}
 
     def exhausted(self) -> bool:
         waited = len(self.state.rows) - self.state.best_row
         return bool(self.config.patience) and bool(self.state.rows) and waited >= self.config.patience
 
     def save(self) -> None:
-        if self.folder is None:
+        if self.folder is None or not self.team.first:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = asdict(self.state) | {"seconds": self.state.seconds + time.perf_counter() - self.began}
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "identity": self.identity,
-                "state": state,
-                "parameters": [p.detach() for p in self.parameters],
-                "buffers": self.buffers,
-                "ema": self.ema,
-                "best": self.best_weights,
-                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            },
-            buffer,
-        )
-        runs.write_atomically(self.folder / "checkpoint.pt", buffer.getvalue())
+        content = {
+            "state": asdict(self.state) | {"seconds": self.state.seconds + time.perf_counter() - self.began},
+            "parameters": [p.detach() for p in self.parameters],
+            "buffers": self.buffers,
+            "ema": self.ema,
+            "best": self.best_weights,
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
         table = pd.DataFrame(self.state.rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
         runs.write_atomically(self.folder / "epochs.csv", table)
+        # Last: a run that is killed in between comes by here again.
+        checkpoints.write(self.folder, content, self.identity)
 
     def resume(self) -> None:
-        if self.folder is None or not (self.folder / "checkpoint.pt").is_file():
+        reads = self.folder is not None and self.team.first
+        saved = self.team.tell(checkpoints.read(self.folder, self.identity) if reads else None)
+        if saved is None:
             return
-        saved = torch.load(self.folder / "checkpoint.pt", map_location=self.device, weights_only=True)
-        if saved["identity"] != self.identity:
-            raise ValueError(f"{self.folder} holds a checkpoint of another configuration; remove it or choose another folder")
+        for name, here in (("parameters", self.parameters), ("buffers", self.buffers), ("ema", self.ema)):
+            if [t.shape for t in saved[name]] != [t.shape for t in here]:
+                raise ValueError(f"{self.folder} holds a checkpoint of another model: its {name} have other shapes; choose another folder")
         self.state = _State(**saved["state"])
         _copy(saved["parameters"], self.parameters)
         _copy(saved["buffers"], self.buffers)
         _copy(saved["ema"], self.ema)
-        self.best_weights = saved["best"]
+        self.best_weights = [t.to(self.device) for t in saved["best"]]
         for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         log.info("continuing %s from step %d", self.folder, self.state.step)
@@ -296,18 +292,18 @@ class _Loop:
             "skipped": self.state.skipped,
             "parameters": sum(p.numel() for p in self.parameters),
             "code": runs.code_hash(*TRAINING_CODE),
+            **({"processes": self.team.size} if self.team.size > 1 else {}),
+            **({"parts": self.parts} if self.parts > 1 else {}),
             **runs.environment(),
         }
+        self.team.tell()
         return pd.DataFrame(self.state.rows), manifest
 
 
-def _autocast(speed: str, device: torch.device) -> torch.autocast:
-    computes_bf16 = {
-        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
-    }
-    fast = speed in ("bf16", "compiled") or (speed == "auto" and computes_bf16.get(device.type, lambda: False)())
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
+def _near(split: Split, device: torch.device) -> Split:
+    """The split on the GPU, where it takes no more than half of the memory that is free there."""
+    fits = device.type == "cuda" and split.bytes < torch.cuda.mem_get_info(device)[0] / 2
+    return split.held(device) if fits else split
 
 
 def _train_only(chosen: list[nn.Parameter], everything: list[nn.Parameter]) -> None:

@@ -1,11 +1,16 @@
 """Prepared folders: what is read is what was written, in an order that can be repeated, or one sentence."""
 
+import builtins
+import gc
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from _helpers import ATTRIBUTES, write_folder
 
 from medvae_lite import datasets
+from medvae_lite.regions import TableSplit
 
 
 @pytest.fixture
@@ -159,3 +164,121 @@ def test_one_frame_alone(folder):
     assert len({data.identity, data.only("ED").identity, data.only("ES").identity}) == 3
     with pytest.raises(ValueError, match="`frame` must be one of ED, ES, got 'diastole'"):
         data.only("diastole")
+
+
+# Held on a device
+
+
+def _cases(folder):
+    plain = datasets.load(folder)
+    regions, seen = torch.randn(30, 7, 1, 1), torch.ones(30, 7, 1, 1, dtype=torch.uint8)
+    return {
+        "whole": plain.split("train"), "frame": plain.only("ES").split("test"),
+        "small": datasets.load(folder, image_size=4).split("val"),
+        "small frame": datasets.load(folder, image_size=8).only("ED").split("train"),
+        "table": TableSplit(regions, seen, torch.randn(30, 2), torch.arange(5, 25)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["whole", "frame", "small", "small frame", "table"])
+def test_a_held_split_gives_the_same_batches_in_the_same_order(folder, case):
+    split = _cases(folder)[case]
+    held = split.held("cpu")
+    assert type(held) is type(split) and len(held) == len(split) and torch.equal(held.rows, split.rows)
+    orders = [each.order(seed=1, epoch=2) for each in (split, held)]
+    assert torch.equal(*orders)
+    for which in (orders[0][:5], slice(2, 4), slice(None), orders[0]):
+        for ours, theirs in zip(held.batch(which), split.batch(which), strict=True):
+            assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
+    assert torch.equal(held.held("cpu").batch(orders[0]).image, split.batch(orders[0]).image)
+    assert torch.equal(torch.cat([batch.image for batch in held.batches(3)]), split.batch().image)
+    held.batch().labels.fill_(9), held.batch(slice(None)).image.fill_(9)
+    assert torch.equal(held.batch().labels, split.batch().labels) and torch.equal(held.batch().image, split.batch().image)
+
+
+@pytest.mark.parametrize("case", ["whole", "frame", "small", "table"])
+def test_a_held_split_takes_what_was_announced(folder, case):
+    split = _cases(folder)[case]
+    held = split.held("cpu")
+    own = [getattr(held, name) for name in ("images", "labels", "attributes", "rows", "places")]
+    assert split.bytes == held.bytes == sum(t.numel() * t.element_size() for t in own)
+    assert held.images.dtype == (torch.float32 if case in ("small", "table") else torch.float16)
+    assert held.labels.dtype == torch.uint8
+
+
+def test_holding_copies_in_parts(folder, monkeypatch):
+    split = datasets.load(folder).split("train")
+    monkeypatch.setattr(datasets, "_CHUNK", 5)
+    assert torch.equal(split.held("cpu").batch().image, split.batch().image)
+
+
+# Pages let go of
+
+smaps = pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="the system does not tell which pages are resident")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """24 MB of images, 12 MB of labels."""
+    return write_folder(tmp_path_factory.mktemp("large") / "discs", count=6000, size=32)
+
+
+def resident(path):
+    """MiB of a file that this process has in memory."""
+    parts = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+    return sum(int(part.split("Rss:")[1].split()[0]) for part in parts) / 1024
+
+
+@smaps
+def test_pages_are_let_go_and_read_again(large):
+    data = datasets.load(large)
+    train, order = data.split("train"), data.split("train").order(seed=0, epoch=0)
+    before = [train.batch(part) for part in order.split(512)]
+    assert resident(large / "images.npy") > 10 and resident(large / "labels.npy") > 5
+    data.split("val").release()  # all splits of a folder read the same pages
+    assert resident(large / "images.npy") + resident(large / "labels.npy") == 0
+    after = [train.batch(part) for part in order.split(512)]
+    assert all(torch.equal(a, b) for one, other in zip(before, after, strict=True) for a, b in zip(one, other, strict=True))
+
+
+@smaps
+def test_a_pass_over_all_subjects_lets_go_on_its_way(large, monkeypatch):
+    train, most = datasets.load(large).split("train"), []
+    assert sum(len(batch.index) for batch in train.batches(64)) == len(train)
+    whole = resident(large / "images.npy")
+    train.release()
+    monkeypatch.setattr(datasets, "RELEASE_BYTES", 2**21)
+    for _ in train.batches(64):
+        most.append(resident(large / "images.npy"))
+    assert max(most) < whole / 2
+
+
+@smaps
+@pytest.mark.parametrize("write", [lambda t: t[3].fill_(0.5), lambda t: t.numpy()[3].fill(0.5)], ids=["tensor", "array"])
+def test_what_somebody_wrote_is_kept(folder, write):
+    data = datasets.load(folder)
+    write(data.images)
+    data.split("train").batch()
+    data.split("train").release()
+    assert (data.images[3] == 0.5).all()
+    assert not resident(folder / "labels.npy")  # nobody wrote there
+
+
+def test_release_needs_no_mapping_and_no_system_that_tells(folder, monkeypatch):
+    split = datasets.load(folder).split("train")
+    split.held("cpu").release()
+    before = split.batch()
+    monkeypatch.setattr(builtins, "open", lambda *args, **kwargs: (_ for _ in ()).throw(FileNotFoundError("/proc")))
+    split.release()
+    monkeypatch.undo()
+    assert torch.equal(split.batch().image, before.image)
+
+
+def test_a_mapping_ends_with_its_last_tensor(folder):
+    gc.collect()
+    count = len(datasets._MAPPINGS)
+    split = datasets.load(folder).split("train")
+    assert len(datasets._MAPPINGS) == count + 2
+    del split
+    gc.collect()
+    assert len(datasets._MAPPINGS) == count

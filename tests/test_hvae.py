@@ -16,8 +16,8 @@ from medvae_lite.mixtures import mixture_log_prob
 WIDTHS = (4, 6, 8, 8, 8)
 
 
-def step(seed=0):
-    return Step(torch.Generator().manual_seed(seed), torch.device("cpu"))
+def step(seed=0, number=0):
+    return Step(torch.Generator().manual_seed(seed), torch.device("cpu"), number)
 
 
 def model(prior="nvae", size=(32, 32), **settings):
@@ -248,7 +248,7 @@ def test_free_bits_take_the_price_off_layers_that_spend_less():
 
 def test_beta_rises_with_the_steps_taken():
     m, b = HVAE(size=(16, 16), widths=(4, 4), lesion_layer=0, cycle=10, ramp=0.5), batch((16, 16))
-    assert [round(m.training_loss(b, step()).beta, 1) for _ in range(7)] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
+    assert [round(m.training_loss(b, step(number=n)).beta, 1) for n in range(7)] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
 
 
 def test_lesion_head_reads_only_its_layer():

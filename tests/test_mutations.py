@@ -21,7 +21,7 @@ MUTATIONS = {
     "the scale forgets the channels": ("sivae", 'self.config["channels"] * pixels', 'pixels', "slope_per_nat"),
     "the prior is no expert": ("experts", "precision.sum(0) + float(prior)", "precision.sum(0)", "integration_on_a_grid"),
     "a missing modality still speaks": ("experts", "precision = precision * available[..., None]", "pass", "integration_on_a_grid"),
-    "beta never rises": ("mmvae", "self.taken += 1", "pass", "beta_rises"),
+    "beta never rises": ("mmvae", "(step.number + 1)", "step.number", "beta_rises"),
     "p of an absolute value": ("normative", '(2 if mode == "two-sided" else 1)', "1", "p_is_two_sided"),
     "discoveries down the wrong axis": ("normative", 'p if within == "person" else p.T', 'p.T if within == "person" else p', "who_else_is_in_the_table"),
     "a small holdout is taken for a large one": ("normative", "np.sqrt(1 + 1 / self.count)", "1", "small_holdout"),

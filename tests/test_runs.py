@@ -1,5 +1,6 @@
 """Run records: parameters refused in one sentence, files that appear whole, records that come back as written."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -114,7 +115,8 @@ def test_a_record_comes_back(tmp_path):
     written = record(tmp_path / runs.run_name("x", CONFIG), model=model)
     found = runs.find_record(tmp_path, "x", CONFIG)
     assert found.folder == written.folder and found.metrics == {"mse": 0.125, "split": "test"}
-    assert found.manifest == {"seconds": 1.5, "skipped": 0}
+    digest = hashlib.sha256((found.folder / "weights.safetensors").read_bytes()).hexdigest()
+    assert found.manifest == {"seconds": 1.5, "skipped": 0, "weights_sha256": digest}
     assert found.config == json.loads(json.dumps(CONFIG))
     assert found.epochs.to_dict("list") == {"epoch": [1, 2], "val_total": [3.25, pytest.approx(1 / 3, rel=1e-5)]}
     other = found.weights_into(nn.Linear(3, 2).train())

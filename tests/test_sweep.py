@@ -19,7 +19,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from torch import nn
 
-from medvae_lite import experiments, published, runs, sweep
+from medvae_lite import experiments, published, runs, sweep, sweep_study, sweep_worker
+from medvae_lite.sweep_notebook import defaults
 from medvae_lite.train import FitConfig
 
 BOOK = Path(__file__).parents[1] / "book"
@@ -85,7 +86,7 @@ class Now:
 def pretend(job):
     """What a worker hands back of a setting that went well."""
     return {
-        "status": "done", "error": "", "records": [], "seconds": 1.0, "package_code": sweep._package_code(), "versions": {},
+        "status": "done", "error": "", "records": [], "seconds": 1.0, "package_code": sweep_study.package_code(), "versions": {},
         "executed": job["notebook"],
     }  # fmt: skip
 
@@ -139,6 +140,7 @@ def test_notebooks_and_folders_that_cannot_be(tmp_path, notebook, out):
         (untagged, out): "untagged.ipynb has no parameters: tag the cell that sets them `parameters`",
         (broken, out): "broken.ipynb cannot be read as a notebook: ",
         (notebook, taken): "`out` must be a folder for the study, got the file .*taken",
+        (notebook, taken / "deeper"): "`out` must be a folder that can be written, got .*deeper: Not a directory",
     }
     for (path, folder), sentence in refused.items():
         with pytest.raises(ValueError, match=sentence) as refusal:
@@ -178,10 +180,10 @@ def test_every_setting_has_its_own_files_and_a_study_may_be_moved():
 def test_the_text_of_a_chapter_is_the_chapter():
     for name in ("cardiac/03_ar_sivae", "normative/subject_report"):
         text, twin = (BOOK / f"{name}{suffix}" for suffix in (".md", ".ipynb"))
-        one, other = (sweep._Study.checked(path, {"seed": [0]}, {}, Path("nowhere")) for path in (text, twin))
+        one, other = (sweep_study.Study.checked(path, {"seed": [0]}, {}, Path("nowhere")) for path in (text, twin))
         assert one.notebook_code == other.notebook_code
-        assert sweep._defaults(one.notebook, text) == sweep._defaults(other.notebook, twin)
-    assert sweep._defaults(jupytext.read(BOOK / "cardiac" / "03_ar_sivae.md"), text)["profile"] == "laptop"
+        assert defaults(one.notebook, text) == defaults(other.notebook, twin)
+    assert defaults(jupytext.read(BOOK / "cardiac" / "03_ar_sivae.md"), text)["profile"] == "laptop"
 
 
 def test_kernels_leave_notebooks_records_and_one_sentence_of_a_failure(notebook, out, tmp_path):
@@ -195,7 +197,7 @@ def test_kernels_leave_notebooks_records_and_one_sentence_of_a_failure(notebook,
     outcome = json.loads((out / f"{table.index[0]}.json").read_text())
     assert outcome["records"] == ["runs/b-seed3-2"], "once, and relative: a study may be moved"
     assert files(notebook.parent) == ["study.ipynb"], "nothing is written beside the notebook"
-    assert sweep.LEDGER not in os.environ
+    assert published.LEDGER not in os.environ
     results = sweep.gather(out)
     expected = {
         "weight": 2.0, "seed": 3, "name": "b", "record": "b-seed3-2", "label": "b-seed3", "record_seed": 3,
@@ -209,7 +211,7 @@ def test_kernels_leave_notebooks_records_and_one_sentence_of_a_failure(notebook,
 
 def test_only_what_is_missing_failed_or_made_by_other_code_is_run_again(notebook, out, monkeypatch, caplog):
     caplog.set_level("INFO", logger="medvae_lite.sweep")
-    monkeypatch.setattr(sweep, "_package_code", lambda: "of today")
+    monkeypatch.setattr(sweep_study, "package_code", lambda: "of today")
     grid = {"weight": [1, 2], "seed": [0, 1]}
 
     def fails(job):
@@ -235,7 +237,7 @@ def test_only_what_is_missing_failed_or_made_by_other_code_is_run_again(notebook
     assert again()[1] == "0 missing, 0 failed, 0 made by other code", "prose is no code"
     write_notebook(notebook, BODY + "\n1 + 1")
     assert again()[1] == "0 missing, 0 failed, 6 made by other code"
-    monkeypatch.setattr(sweep, "_package_code", lambda: "other")
+    monkeypatch.setattr(sweep_study, "package_code", lambda: "other")
     assert again()[1] == "0 missing, 0 failed, 6 made by other code"
     assert again()[1] == "0 missing, 0 failed, 0 made by other code"
 
@@ -257,9 +259,21 @@ def test_a_worker_that_dies_takes_no_other_setting_with_it(notebook, out):
             raise RuntimeError("killed\nby the system")
         return pretend(job)
 
+    run(notebook, {"seed": [0]}, out, Now(pretend))
+    write_notebook(notebook, BODY + "\n1 + 1")
     table = run(notebook, {"seed": [0, 1]}, out, Now(dies))
     assert list(table["status"]) == ["failed", "done"] and table["error"].iloc[0] == "RuntimeError: killed"
     assert len(sweep.gather(out)) == 1
+    assert len(list(out.glob("*.ipynb"))) == 1, "the notebook of a setting that did better once is gone"
+
+
+def test_a_package_that_is_being_edited_fails_its_setting_only(notebook, out, monkeypatch):
+    def half_saved():
+        raise SyntaxError("'(' was never closed")
+
+    monkeypatch.setattr(sweep_worker, "package_code", half_saved)
+    table = run(notebook, {"seed": [0]}, out, Now())
+    assert list(table["error"]) == ["SyntaxError: '(' was never closed"]
 
 
 def test_a_study_of_another_notebook_is_left_alone(notebook, out):
@@ -269,6 +283,13 @@ def test_a_study_of_another_notebook_is_left_alone(notebook, out):
     with pytest.raises(ValueError, match="out holds a sweep of study.ipynb: choose another folder for other.ipynb$"):
         run(other, {"seed": [0]}, out, Now(pretend))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_json_that_is_no_setting_is_left_alone(notebook, out):
+    out.mkdir()
+    (out / "mine.json").write_text('{"status": "done", "swept": [], "package_code": ""}')
+    assert list(run(notebook, {"seed": [0]}, out, Now(pretend))["status"]) == ["done"]
+    assert len(sweep.gather(out)) == 1
 
 
 def test_two_sweeps_on_one_folder_and_a_lock_left_by_the_dead(notebook, out):
@@ -345,6 +366,18 @@ def test_the_command_line_refuses_in_one_sentence(notebook, out, options, senten
         sweep.main([str(part) for part in command(notebook, out, *options)[3:]])
     assert str(refusal.value).startswith(sentence) and "\n" not in str(refusal.value)
     assert not out.exists()
+
+
+def test_a_process_that_is_killed_takes_no_other_setting_with_it(notebook, out):
+    kill, wait = "os.kill(os.getppid(), signal.SIGKILL)", "time.sleep(2)"
+    write_notebook(notebook, BODY, f"import signal, time\nif seed == 0: {kill}\nif seed == 1: {wait}")
+    done = subprocess.run(
+        command(notebook, out, "--grid", "seed=0,1,2", "--workers", "2"), capture_output=True, text=True, timeout=300
+    )
+    said = done.stdout.splitlines()
+    assert done.returncode == 1, done.stderr
+    assert said[1].startswith("2 of 3 settings are done") and said[2].startswith("failed: seed=0-") and len(said) == 3
+    assert ".json: BrokenProcessPool: A process in the process pool was terminated abruptly" in said[2], "there is no notebook"
 
 
 def test_ctrl_c_leaves_what_is_finished_and_no_kernel(notebook, out):

@@ -1,0 +1,108 @@
+"""Training that is killed at random moments and started again, until it is through.
+
+Runs train in processes forked from a server that has imported torch already: a start costs a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from _families import family
+
+from medvae_lite import checkpoints
+from medvae_lite.train import FitConfig, fit
+
+IDENTITY = "killed at random moments"
+
+
+def train(name: str, folder: Path, steps: int) -> None:
+    """Trains a family's small model in `folder`, or goes on where a killed process stopped."""
+    torch.set_num_threads(1)
+    model, *splits = family(name)
+    config = FitConfig(steps=steps, batch_size=16, ema=0.9, patience=1000, speed="exact")
+    fit(model, *splits, config, seed=1, folder=folder, identity=IDENTITY, progress=False)
+    torch.save([p.detach() for p in model.parameters()], folder / "weights.pt")
+
+
+class Outcome(NamedTuple):
+    """What became of runs that were killed.
+
+    Args:
+        kills: with SIGKILL, at moments drawn evenly over an undisturbed run.
+        writing: of these, in the middle of writing a file.
+        unreadable: checkpoints found afterwards that could not be read whole.
+        runs: finished runs.
+        equal: of these, with weights, epochs and checkpoint bit-equal to the undisturbed run's.
+        resumed: steps that the started runs did not have to repeat, on average.
+    """
+
+    kills: int
+    writing: int
+    unreadable: int
+    runs: int
+    equal: int
+    resumed: float
+
+
+def kill_often(name: str, work: Path, *, kills: int, steps: int, seed: int = 0) -> Outcome:
+    """Kills training `kills` times, in as many runs as that takes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "medvae_lite.train", "tests.benchmarks.killed", "killed"])
+    chance = random.Random(f"{name} {seed}")
+    whole = work / "whole"
+    train(name, whole, steps)  # the first one warms up
+    began = time.perf_counter()
+    train(name, work / "timed", steps)
+    lasts = time.perf_counter() - began
+    done = writing = unreadable = finished = equal = 0
+    saved = []
+    while done < kills or (work / f"run{finished}").exists():
+        folder = work / f"run{finished}"
+        process = context.Process(target=train, args=(name, folder, steps))
+        process.start()
+        process.join(chance.uniform(0.05, 1) * lasts if done < kills else None)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            done += 1
+            folder.mkdir(exist_ok=True)  # it may not have come so far
+            writing += bool(list(folder.glob(".*.partial")))
+            try:
+                content = checkpoints.read(folder, IDENTITY)
+            except ValueError:
+                unreadable += 1
+            else:
+                saved.append(content["state"]["step"] if content else 0)
+        else:
+            if process.exitcode:
+                raise RuntimeError(f"a run of {name} ended with exit code {process.exitcode}")
+            equal += _same(whole, folder)
+            finished += 1
+    return Outcome(done, writing, unreadable, finished, equal, sum(saved) / max(1, len(saved)))
+
+
+def _same(one: Path, other: Path) -> bool:
+    first, second = (checkpoints.read(folder, IDENTITY) for folder in (one, other))
+    for content in (first, second):
+        content["state"].pop("seconds")
+    tables = [(folder / "epochs.csv").read_bytes() for folder in (one, other)]
+    weights = [torch.load(folder / "weights.pt", weights_only=True) for folder in (one, other)]
+    return tables[0] == tables[1] and _equal(first, second) and _equal(weights[0], weights[1])
+
+
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(_equal, a, b))
+    return a == b
