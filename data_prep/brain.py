@@ -10,11 +10,17 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -24,6 +30,7 @@ from data_prep.brain_nifti import Slices, brain_of, cut, read, read_mask
 from data_prep.brain_phantom import SIZES
 from data_prep.brain_prepared import LEAST_PEOPLE, BrainWriter, split_by_subject
 from data_prep.cardiac_run import check_out
+from data_prep.large import in_order, let_go, processes
 from data_prep.prepared import SPLITS, already_prepared, identity, sha256_file
 from data_prep.regions_sheets import one_row_each, read_sheet
 
@@ -31,8 +38,25 @@ log = logging.getLogger(__name__)
 
 __all__ = ["add_commands", "prepare", "read_person", "read_splits", "split_people"]
 
-READER = 1  # to be raised whenever the same files would give other bytes
+READER = 2  # to be raised whenever the same files would give other bytes
 TISSUES = {"0": "background", "1": "brain"}
+_ENOUGH = 16  # people, some six seconds of one core: a process takes one second to start
+
+
+class _Read(NamedTuple):
+    """What is known of a person whose slices wait on disk.
+
+    Args:
+        file: `images` (S, H, W) and `labels` (S, 2, H, W), as they will be stored.
+        z_mm: height of each slice, (S,).
+        brain_px: pixels of brain, (S,).
+        lesion_px: pixels of lesion, (S,).
+    """
+
+    file: Path
+    z_mm: NDArray[np.float64]
+    brain_px: NDArray[np.float64]
+    lesion_px: NDArray[np.float64]
 
 
 def prepare(
@@ -43,6 +67,7 @@ def prepare(
     seed: int = 0,
     splits: Path | None = None,
     few: bool = False,
+    workers: int | None = None,
 ) -> Path:
     """Reads a cohort and writes the prepared folder.
 
@@ -53,6 +78,8 @@ def prepare(
         seed: of the split.
         splits: CSV with the columns subject and split, instead of a drawn split.
         few: whether three or four people may be split, in turn: train, val, test.
+        workers: processes, as many as there are cores by default, but one for few people; the folder is byte-identical for any
+            number.
 
     Raises:
         ValueError: one sentence: options are impossible, or too few people can be used.
@@ -64,6 +91,7 @@ def prepare(
     options.check()
     if not 0 <= seed < 2**64:
         raise ValueError(f"`seed` must be a whole number from 0 to 2**64 - 1, got {seed}.")
+    workers = processes(workers, len(cohort.people), _ENOUGH)
     check_out(out, cohort.raw)
     given = _given_splits(cohort, splits)
     files = cohort.files | ({} if splits is None else {"splits": Path(splits)})
@@ -71,44 +99,49 @@ def prepare(
         "reader": READER, "cohort": cohort.name, **cohort.options, "slices": options.slices, "slice_gap_mm": GAP_MM,
         "size": options.size, "pixel_mm": options.grid[2], "centre_mm": options.centre_mm, "seed": seed, "few": few,
     }  # fmt: skip
-    raw = {name: sha256_file(path) for name, path in files.items()} | _hashes(cohort.people)
+    raw = {name: sha256_file(path) for name, path in files.items()} | _hashes(cohort.people, workers)
     known = identity({"recipe": recipe, "raw": raw})
     if already_prepared(out, known):
         log.info("reusing %s", out)
         return out
-    stacks, excluded = _read_people(cohort, options)
-    if not stacks:
-        raise ValueError(
-            f"none of the {len(cohort.people)} people under `{cohort.raw}` can be used; the first: "
-            f"{excluded[0]['subject']}: {excluded[0]['reason'].rstrip('.')}."
-        )
-    try:
-        split = split_people(list(stacks), given, seed=seed, few=few)
-    except ValueError as error:
-        if not excluded:
-            raise
-        first = f"{excluded[0]['subject']}: {excluded[0]['reason']}"
-        raise ValueError(f"{str(error).rstrip('.')} ({len(excluded)} left out, the first {first}).") from None
-    people = pd.DataFrame({"subject": list(stacks), "split": split}, dtype=object)
-    if cohort.table is not None:
-        extra = cohort.table.loc[people["subject"]].drop(columns=["split"], errors="ignore").reset_index(drop=True)
-        people = pd.concat([people, extra], axis=1)
-        log.info("the table has %d rows, and %d people are taken", len(cohort.table), len(people))
-    unmasked = [person.subject for person in cohort.people if person.subject in stacks and person.mask is None]
-    if 0 < len(unmasked) < len(stacks):
-        log.warning("%d people have no lesion mask and count as without lesions", len(unmasked))
-    rows, columns, pixel_mm = options.grid
-    tables = [_slices(*item, pixel_mm) for item in zip(stacks, split, stacks.values(), strict=True)]
-    with BrainWriter(out, images=len(stacks) * options.slices, size=(rows, columns), identity=known) as writer:
-        for index, stack in enumerate(stacks.values()):
-            at = slice(index * options.slices, (index + 1) * options.slices)
-            writer.images[at, 0], writer.labels[at, 0], writer.labels[at, 1] = stack.images, stack.tissue, stack.lesion
-        card = {
-            "name": cohort.name, "source": cohort.source, "licence": cohort.licence, "citation": cohort.citation,
-            "prepared_by": f"data_prep {cohort.name} {READER}", "recipe": recipe, "raw": raw, "sequence": cohort.sequence,
-            "pixel_mm": pixel_mm, "slice_gap_mm": GAP_MM, "tissues": TISSUES, "excluded": excluded, "without_mask": unmasked,
-        }  # fmt: skip
-        return writer.finish(slices=pd.concat(tables, ignore_index=True), subjects=people, card=card)
+    # How many people can be used is known when all are read, and no memory holds a large cohort: they wait on disk.
+    beside = next(place for place in out.absolute().parents if place.is_dir())
+    with TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=beside) as spool:
+        found, excluded = _read_people(cohort, options, Path(spool), workers)
+        if not found:
+            raise ValueError(
+                f"none of the {len(cohort.people)} people under `{cohort.raw}` can be used; the first: "
+                f"{excluded[0]['subject']}: {excluded[0]['reason'].rstrip('.')}."
+            )
+        try:
+            split = split_people(list(found), given, seed=seed, few=few)
+        except ValueError as error:
+            if not excluded:
+                raise
+            first = f"{excluded[0]['subject']}: {excluded[0]['reason']}"
+            raise ValueError(f"{str(error).rstrip('.')} ({len(excluded)} left out, the first {first}).") from None
+        people = pd.DataFrame({"subject": list(found), "split": split}, dtype=object)
+        if cohort.table is not None:
+            extra = cohort.table.loc[people["subject"]].drop(columns=["split"], errors="ignore").reset_index(drop=True)
+            people = pd.concat([people, extra], axis=1)
+            log.info("the table has %d rows, and %d people are taken", len(cohort.table), len(people))
+        unmasked = [person.subject for person in cohort.people if person.subject in found and person.mask is None]
+        if 0 < len(unmasked) < len(found):
+            log.warning("%d people have no lesion mask and count as without lesions", len(unmasked))
+        rows, columns, pixel_mm = options.grid
+        tables = [_slices(*item, pixel_mm) for item in zip(found, split, found.values(), strict=True)]
+        with BrainWriter(out, images=len(found) * options.slices, size=(rows, columns), identity=known) as writer:
+            for index, one in enumerate(found.values()):
+                at = slice(index * options.slices, (index + 1) * options.slices)
+                with np.load(one.file) as stack:
+                    writer.images[at, 0], writer.labels[at] = stack["images"], stack["labels"]
+                let_go(writer.images, writer.labels)
+            card = {
+                "name": cohort.name, "source": cohort.source, "licence": cohort.licence, "citation": cohort.citation,
+                "prepared_by": f"data_prep {cohort.name} {READER}", "recipe": recipe, "raw": raw, "sequence": cohort.sequence,
+                "pixel_mm": pixel_mm, "slice_gap_mm": GAP_MM, "tissues": TISSUES, "excluded": excluded, "without_mask": unmasked,
+            }  # fmt: skip
+            return writer.finish(slices=pd.concat(tables, ignore_index=True), subjects=people, card=card)
 
 
 def read_person(person: Person, options: Options) -> Slices:
@@ -123,50 +156,63 @@ def read_person(person: Person, options: Options) -> Slices:
     return cut(scan, brain, lesion, options)
 
 
-def _read_people(cohort: Cohort, options: Options) -> tuple[dict[str, Slices], list[dict[str, str]]]:
-    """Slices by subject, and who is left out; half precision, as they will be stored, since all are held at once."""
-    stacks, excluded = {}, []
-    with logging_redirect_tqdm():
-        for person in tqdm(cohort.people, desc=cohort.name, unit="person", disable=None):
-            reason = person.reason
-            if not reason and cohort.table is not None and person.subject not in cohort.table.index:
-                reason = "is not in the table; add a row"
-            if not reason:
-                try:
-                    stack = read_person(person, options)
-                    stacks[person.subject] = stack._replace(images=stack.images.astype(np.float16))
-                    continue
-                except ValueError as error:
-                    reason = str(error).rstrip(".")
-                except Exception as error:  # one odd file among thousands must not lose the night's work
-                    log.debug("%s", person.subject, exc_info=True)
-                    reason = f"stopped on {type(error).__name__}: an input nobody foresaw; check the files"
-            log.warning("left out %s: %s", person.subject, reason)
-            excluded.append({"subject": person.subject, "reason": reason})
-    return stacks, excluded
+def _read_people(cohort: Cohort, options: Options, spool: Path, workers: int) -> tuple[dict[str, _Read], list[dict[str, str]]]:
+    """Reads everyone into files in `spool`; gives what is known by subject, and who is left out."""
+    listed = None if cohort.table is None else set(cohort.table.index)
+    read = partial(_read_one, listed=listed, options=options, spool=spool)
+    found, excluded = {}, []
+    with logging_redirect_tqdm(), closing(in_order(read, list(enumerate(cohort.people)), workers)) as results:
+        for person, one in zip(tqdm(cohort.people, desc=cohort.name, unit="person", disable=None), results):
+            if isinstance(one, _Read):
+                found[person.subject] = one
+            else:
+                log.warning("left out %s: %s", person.subject, one)
+                excluded.append({"subject": person.subject, "reason": one})
+    return found, excluded
 
 
-def _hashes(people: Sequence[Person]) -> dict[str, str]:
+def _read_one(item: tuple[int, Person], *, listed: set[str] | None, options: Options, spool: Path) -> _Read | str:
+    """One person's slices into a file, or why there are none."""
+    index, person = item
+    if person.reason:
+        return person.reason
+    if listed is not None and person.subject not in listed:
+        return "is not in the table; add a row"
+    try:
+        stack = read_person(person, options)
+    except ValueError as error:
+        return str(error).rstrip(".")
+    except Exception as error:  # one odd file among thousands must not lose the night's work
+        log.debug("%s", person.subject, exc_info=True)
+        return f"stopped on {type(error).__name__}: an input nobody foresaw; check the files"
+    file = spool / f"{index}.npz"
+    np.savez(file, images=stack.images.astype(np.float16), labels=np.stack([stack.tissue, stack.lesion], axis=1))
+    return _Read(file, stack.z_mm, stack.tissue.sum((1, 2), dtype=float), stack.lesion.sum((1, 2), dtype=float) / 100)
+
+
+def _hashes(people: Sequence[Person], workers: int) -> dict[str, str]:
     """sha256 of each person's files, "none" where there is no image, "unreadable" where it may not be read."""
-    hashes = {}
+    files = {}
     for person in people:
-        if person.image is None:
-            hashes[f"{person.subject}/image"] = "none"
-        for name in ("image", "mask", "brain"):
-            if path := getattr(person, name):
-                try:
-                    hashes[f"{person.subject}/{name}"] = sha256_file(path)
-                except OSError:
-                    hashes[f"{person.subject}/{name}"] = "unreadable"
-    return hashes
+        files[f"{person.subject}/image"] = person.image
+        files |= {f"{person.subject}/{name}": path for name in ("mask", "brain") if (path := getattr(person, name))}
+    with ThreadPoolExecutor(workers) as pool:  # hashing releases the interpreter's lock
+        return dict(zip(files, pool.map(_hash, files.values())))
 
 
-def _slices(subject: str, split: str, stack: Slices, pixel_mm: float) -> pd.DataFrame:
+def _hash(path: Path | None) -> str:
+    try:
+        return "none" if path is None else sha256_file(path)
+    except OSError:
+        return "unreadable"
+
+
+def _slices(subject: str, split: str, one: _Read, pixel_mm: float) -> pd.DataFrame:
     area = pixel_mm**2
     return pd.DataFrame(
         {
-            "subject": subject, "split": split, "slice": np.arange(len(stack.z_mm)), "z_mm": stack.z_mm,
-            "brain_mm2": stack.tissue.sum((1, 2), dtype=float) * area, "lesion_mm2": stack.lesion.sum((1, 2), dtype=float) / 100 * area,
+            "subject": subject, "split": split, "slice": np.arange(len(one.z_mm)), "z_mm": one.z_mm,
+            "brain_mm2": one.brain_px * area, "lesion_mm2": one.lesion_px * area,
         }
     )  # fmt: skip
 
@@ -249,6 +295,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         add("--seed", metavar="N", type=int, default=0, help="of the split (default: %(default)s)")
         add("--splits", metavar="CSV", type=Path, help="subject,split instead of a drawn split")
         add("--few", action="store_true", help="allow three or four people, in train, val and test in turn")
+        add("--workers", metavar="N", type=int, help="processes; the result does not depend on it (default: all cores)")
         parser.set_defaults(func=_command, read_cohort=read_cohort)
 
 
@@ -268,5 +315,5 @@ def _adni(args: argparse.Namespace) -> Cohort:
 
 def _command(args: argparse.Namespace) -> int:
     options = Options(args.slices, args.size, args.pixel_mm, args.centre_mm)
-    prepare(args.read_cohort(args), args.out, options, seed=args.seed, splits=args.splits, few=args.few)
+    prepare(args.read_cohort(args), args.out, options, seed=args.seed, splits=args.splits, few=args.few, workers=args.workers)
     return 0

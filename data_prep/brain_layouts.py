@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from data_prep.brain_phantom import SIZES
-from data_prep.regions_sheets import one_row_each, read_sheet
+from data_prep.regions_sheets import numbers, one_row_each, read_sheet
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +192,13 @@ def adni_mri(raw: Path, table: Path, *, brain: str = "brain") -> Cohort:
     first = {subject: min(paths, key=lambda path: (path.parent.parent.name, path.name, path)) for subject, paths in scans.items()}
     if others := sum(map(len, scans.values())) - len(scans):
         log.info("%d further images of the same people are not taken", others)
+    known = {place.name for place in (raw, *raw.rglob("*_S_*")) if place.is_dir() and _ADNI_SUBJECT.fullmatch(place.name)}
+    # A folder of an image that is gone: the next image of the person would not be the first.
+    empty = {
+        next((part for part in place.parts if _ADNI_SUBJECT.fullmatch(part)), ""): place.name
+        for place in raw.rglob("I*")
+        if re.fullmatch(r"I\d+", place.name) and place.is_dir() and all(_stem(path) == name for path in _scans(place))
+    }
     sheet = read_sheet(Path(table), ["Subject", *_ADNI_TABLE]).dropna(subset=["Subject", "Image Data ID"])
     sheet = sheet.rename(columns={"Subject": "subject"} | _ADNI_TABLE)
     people, rows = [], []
@@ -199,9 +206,13 @@ def adni_mri(raw: Path, table: Path, *, brain: str = "brain") -> Cohort:
         found, several = _named(path.parent, name)
         row = sheet[(sheet["subject"] == subject) & (sheet["image_id"] == path.parent.name)]
         reason = several if len(row) else f"image {path.parent.name} is not in `{Path(table).name}`; export the table of this collection"
+        if subject in empty:
+            reason = f"the folder {empty[subject]} holds no image .nii; download it again or remove the folder"
         people.append(Person(subject, path, None, found, reason))
         rows.append(row[["subject", *_ADNI_TABLE.values()]].drop_duplicates())
     expected = "`NNN_S_NNNN/<series>/<date>/<image id>/*.nii`"
+    if first:
+        people += [Person(who, None, reason="the folder holds no image .nii; download it again") for who in known - set(first)]
     people = _each_once(people, raw, expected)
     return Cohort(
         "adni-mri", raw, people, "T1", "Alzheimer's Disease Neuroimaging Initiative (ADNI), adni.loni.usc.edu",
@@ -243,8 +254,9 @@ def _one(place: Path, pattern: str) -> tuple[Path | None, str]:
 
 
 def _named(place: Path, name: str) -> tuple[Path | None, str]:
-    """The file of that name with either ending, None without, and what is wrong if there are both."""
-    found = [place / f"{name}{ending}" for ending in _ENDINGS if (place / f"{name}{ending}").is_file()]
+    """What has that name and either ending, None without, and what is wrong if there are both."""
+    # Not only files: a folder or a broken link of that name is refused later, and must not count as no mask.
+    found = [place / f"{name}{ending}" for ending in _ENDINGS if os.path.lexists(place / f"{name}{ending}")]
     if len(found) > 1:
         return None, f"`{place.name}` holds both {name}.nii.gz and {name}.nii; keep one"
     return (found[0] if found else None), ""
@@ -273,4 +285,6 @@ def _by_subject(sheet: pd.DataFrame, path: Path) -> pd.DataFrame:
     if sheet["subject"].isna().any():
         raise ValueError(f"`{path.name}` must say in every row who it is, got an empty `subject`; fill it in.")
     one_row_each(sheet["subject"], f"`{path.name}`")
+    if "age_years" in sheet:
+        numbers(sheet["age_years"], f"`{path.name}`: the age", (0, 120))
     return sheet.set_index("subject").astype(object).fillna("")

@@ -7,23 +7,19 @@ the axes of the scanner are refused; smaller turns are left as they are.
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_prep.brain_layouts import GAP_MM, Options
 from data_prep.brain_prepared import standardise
-from data_prep.cardiac_nifti import short
 from data_prep.cardiac_quality import Unusable
+from data_prep.nifti_file import DAMAGED, check_values, damaged, open_whole, short, sides
 
 __all__ = ["Scan", "Slices", "brain_of", "cut", "read", "read_mask"]
 
@@ -31,9 +27,9 @@ EDGES_MM = (0.1, 3.0)
 MOST_OBLIQUE = 10.0
 ZEROS_OUTSIDE = 0.2
 MOST_VOXELS = 2**28
+MOST_LESION = 0.5  # of the brain in the slices taken
 _LOST = 0.01  # the share of a brain that may fall off the picture
 _HALF = 0.5 - 1e-6  # two of four voxels are half a pixel, whatever the rounding
-_DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error, MemoryError, OverflowError)
 
 
 class Scan(NamedTuple):
@@ -83,13 +79,9 @@ def read(path: Path) -> Scan:
         raise Unusable(f"`{short(path)}` may not be read: grant yourself permission (chmod u+r)") from None
     except Unusable:
         raise
-    except _DAMAGED as error:
-        raise Unusable(
-            f"`{short(path)}` cannot be read as NIfTI ({type(error).__name__}): it is cut short or damaged; copy or download it again"
-        ) from error
-    bad = 0 if voxels.dtype.kind in "iub" else int(np.count_nonzero(~np.isfinite(voxels)))
-    if bad:
-        raise Unusable(f"`{short(path)}` holds {bad} voxels that are not finite (NaN or infinite); fill them in or export it again")
+    except DAMAGED as error:
+        raise damaged(path, error) from error
+    check_values(path, voxels)
     affine = _affine(path, image)
     turned = nib.io_orientation(affine)
     affine = affine @ nib.orientations.inv_ornt_aff(turned, voxels.shape)
@@ -97,14 +89,7 @@ def read(path: Path) -> Scan:
 
 
 def _load(path: Path) -> tuple[nib.Nifti1Image, NDArray]:
-    if path.name.endswith(".gz"):
-        # Reading to the end checks the checksum behind the voxels, which nibabel does not reach.
-        with gzip.open(path) as file:
-            while file.read(1 << 22):
-                pass
-    image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Image):
-        raise Unusable(f"`{short(path)}` is {type(image).__name__} and not a NIfTI file; convert it to .nii.gz")
+    image = open_whole(path)
     shape = tuple(map(int, image.shape))
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -112,8 +97,6 @@ def _load(path: Path) -> tuple[nib.Nifti1Image, NDArray]:
         raise Unusable(f"`{short(path)}` has shape {shape}: one volume (X, Y, Z) is needed; give a 3-D file")
     if math.prod(shape) > MOST_VOXELS:
         raise Unusable(f"`{short(path)}` has shape {shape}, larger than any scan of a head: its header is damaged; export it again")
-    if image.get_data_dtype().kind not in "iufb":
-        raise Unusable(f"`{short(path)}` holds {image.get_data_dtype()} and not grey values; export it as numbers")
     return image, np.asarray(image.dataobj).reshape(shape)
 
 
@@ -124,6 +107,7 @@ def _affine(path: Path, image: nib.Nifti1Image) -> NDArray[np.float64]:
     edges = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)
     if not (edges >= EDGES_MM[0]).all() or not (edges <= 100).all() or np.abs(affine).max() > 1e5:
         raise Unusable(f"`{short(path)}` has no sensible affine (voxel edges {_by(edges)} mm); mend its header or convert it again")
+    sides(path, image)
     angle = math.degrees(nib.affines.obliquity(affine).max())
     if angle > MOST_OBLIQUE or len(set(nib.io_orientation(affine)[:, 0])) < 3:
         raise Unusable(
@@ -209,13 +193,17 @@ def cut(scan: Scan, brain: NDArray[np.bool_], lesion: NDArray[np.bool_] | None, 
     Raises:
         Unusable: there is no brain, not on every slice, or too large a one for the picture; or the lesions lie outside it.
     """
-    if not brain.any():
-        raise Unusable("the brain mask is empty: no voxel is brain; make the mask again")
+    if not brain.any() or brain.all():
+        wrong = "covers the whole image: every" if brain.any() else "is empty: no"
+        raise Unusable(f"the brain mask {wrong} voxel is brain; make the mask again")
     levels, z_mm = _levels(scan, brain, options)
     brain = brain[..., levels]
     lesion = np.zeros_like(brain) if lesion is None else lesion[..., levels]
     if np.count_nonzero(lesion & ~brain) > 0.5 * np.count_nonzero(lesion):
         raise Unusable("more than half of the lesions lie outside the brain: the mask is of another person or place; check which it is")
+    covered = np.count_nonzero(lesion & brain) / max(np.count_nonzero(brain), 1)
+    if covered > MOST_LESION:
+        raise Unusable(f"the lesions cover {covered:.0%} of the brain: the mask shows something else; check which it is")
     grey = np.where(brain, scan.voxels[..., levels], 0).astype(np.float64)
     if np.ptp(grey[brain]) == 0:
         raise Unusable("the image has one grey value in the whole brain: it is empty or a mask; use the scan itself")

@@ -6,12 +6,10 @@ import argparse
 import hashlib
 import inspect
 import os
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +21,7 @@ from data_prep import brain_anatomy, brain_lesions
 from data_prep.brain_anatomy import BACKGROUND, CSF, SLAB_MM, SUPERSAMPLED, TISSUES, VENTRICLE, Grid, stream
 from data_prep.brain_prepared import BrainWriter, split_by_subject, standardise
 from data_prep.cardiac_phantom import code_without_comments
+from data_prep.large import in_order, let_go, processes
 from data_prep.prepared import already_prepared, identity
 
 GENERATOR_VERSION = 1
@@ -34,6 +33,7 @@ SIZES = {32: (32, 32, 5.5), 64: (64, 64, 2.75), 112: (112, 96, 2.0)}
 _CONTRAST = {"ms": np.array([0, 0.10, 0.08, 0.62, 0.48, 0.58]), "ad": np.array([0, 0.18, 0.15, 0.55, 0.85, 0.62])}
 _LESION, _NOISE, _BIAS, _BLUR_PX, _TEXTURE = 0.95, 0.02, 0.08, 0.55, 0.02
 _CHUNK = 8
+_ENOUGH_PIXELS = 3_000_000  # some four seconds of one core: a process takes one second to start
 
 
 class Stack(NamedTuple):
@@ -143,7 +143,8 @@ def _source_hash() -> str:
 
 
 def prepare(
-    out: str | os.PathLike, *, subjects: int, disease: str = "ms", size: int = 64, slices: int = 8, seed: int = 0, workers: int = 1
+    out: str | os.PathLike, *, subjects: int, disease: str = "ms", size: int = 64, slices: int = 8, seed: int = 0,
+    workers: int | None = None,
 ) -> Path:
     """Writes the phantom as a prepared folder.
 
@@ -151,25 +152,27 @@ def prepare(
         out: the folder to make; one that already holds this very dataset is left as it is.
         subjects: how many people.
         disease, size, slices, seed: as in `person`.
-        workers: processes; the folder is byte-identical for any number.
+        workers: processes, as many as there are cores by default, but one for few people; the folder is byte-identical for any
+            number.
 
     Raises:
         FileExistsError: if `out` holds anything else; nothing is touched.
         ValueError: if an argument is impossible.
     """
-    check(disease=disease, size=size, slices=slices, seed=seed, workers=workers)
+    check(disease=disease, size=size, slices=slices, seed=seed)
     splits = split_by_subject(subjects, seed)
     options = recipe(subjects=subjects, disease=disease, size=size, slices=slices, seed=seed)
     known = identity(options)
     if already_prepared(out, known):
         return Path(out)
     grid, starts = Grid(*SIZES[size], slices), range(0, subjects, _CHUNK)
+    workers = processes(workers, len(starts), _ENOUGH_PIXELS // (_CHUNK * slices * grid.rows * grid.columns))
     fill = partial(_chunk, subjects=subjects, disease=disease, size=size, slices=slices, seed=seed)
     tables, factors = [], []
     with BrainWriter(out, images=subjects * slices, size=(grid.rows, grid.columns), identity=known, twins=True) as writer:
         with (
             tqdm(total=subjects, desc=f"brain phantom ({disease})", unit="person") as bar,
-            closing(_chunks(fill, starts, min(workers, len(starts)))) as chunks,
+            closing(in_order(fill, starts, workers)) as chunks,
         ):
             for start, stacks in zip(starts, chunks):
                 for index, stack in enumerate(stacks, start):
@@ -178,6 +181,7 @@ def prepare(
                     writer.labels[rows, 0], writer.labels[rows, 1] = stack.tissue, np.round(100 * stack.lesion)
                     tables.append(_slices(index, stack, splits[index], grid))
                     factors.append({"subject": subject_id(index)} | stack.factors)
+                let_go(writer.images, writer.labels, writer.twins)
                 bar.update(len(stacks))
         people = pd.DataFrame({"subject": [subject_id(i) for i in range(subjects)], "split": splits})
         made = pd.DataFrame(factors)
@@ -208,18 +212,7 @@ def _chunk(start: int, *, subjects: int, **options) -> list[Stack]:
     return [person(index, **options) for index in range(start, min(start + _CHUNK, subjects))]
 
 
-def _chunks(fill: partial, starts: range, workers: int) -> Iterator[list[Stack]]:
-    if workers <= 1:
-        yield from map(fill, starts)
-        return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
-    try:
-        yield from pool.map(fill, starts)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def check(*, disease: str, size: int, slices: int, seed: int, workers: int = 1) -> None:
+def check(*, disease: str, size: int, slices: int, seed: int) -> None:
     """Refuses impossible options with a ValueError."""
     if disease not in DISEASES:
         raise ValueError(f"`disease` must be one of {', '.join(DISEASES)}, got {disease!r}.")
@@ -227,9 +220,8 @@ def check(*, disease: str, size: int, slices: int, seed: int, workers: int = 1) 
         raise ValueError(f"`size` must be one of {', '.join(map(str, SIZES))} rows of pixels, got {size}.")
     if not 0 <= seed < 2**64:
         raise ValueError(f"`seed` must be a whole number from 0 to 2**64 - 1, got {seed}.")
-    for name, value in (("slices", slices), ("workers", workers)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if slices < 1:
+        raise ValueError(f"`slices` must be at least 1, got {slices}.")
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
@@ -242,9 +234,10 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         ("size", 64, f"rows of pixels, one of {', '.join(map(str, SIZES))}"),
         ("slices", 8, "slices a person, spread over 24 mm"),
         ("seed", 0, "which cohort"),
-        ("workers", 1, "processes; the result does not depend on it"),
+        ("workers", None, "processes; the result does not depend on it"),
     ):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
+        shown = "all cores" if default is None else default
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {shown})")
     parser.set_defaults(func=_command)
 
 

@@ -4,6 +4,8 @@ import argparse
 import logging
 from pathlib import Path
 
+import joblib
+
 from data_prep.cardiac_layouts import LAYOUTS
 from data_prep.cardiac_pair import Options
 from data_prep.cardiac_run import run
@@ -101,8 +103,8 @@ def _add_cohort_options(command: argparse.ArgumentParser, label_map: tuple[int, 
     add(
         "--workers",
         type=positive,
-        default=1,
-        help="subjects prepared at a time; the result does not depend on it (default: %(default)s)",
+        default=joblib.cpu_count(),
+        help="subjects prepared at a time; the result does not depend on it (default: all cores)",
     )
 
 

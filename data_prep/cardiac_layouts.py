@@ -4,6 +4,7 @@ A layout lists the subjects under a folder (cheap: names only) and describes one
 files hold its ED and ES frames, and its covariates. `cardiac_nifti.read` turns that into a `Stack`.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from data_prep.cardiac_nifti import Frame, emptiest_lv, short
+from data_prep.cardiac_nifti import Frame, emptiest_lv
 from data_prep.cardiac_quality import Excluded, Unusable
+from data_prep.nifti_file import short
+from data_prep.regions_sheets import one_row_each, read_cells, read_sheet, text_of
 
 DEPTH = 4  # folders below RAW in which subjects are looked for
 
@@ -68,10 +71,32 @@ def nifti(stem: Path) -> Path:
     return plain if plain.is_file() and not packed.is_file() else packed
 
 
-def number(value) -> float | None:
-    """A finite float, or None where the table is blank or says something else."""
-    value = pd.to_numeric(value, errors="coerce")
-    return float(value) if pd.notna(value) else None
+PLAUSIBLE = {"age_years": (0, 120), "height_cm": (30, 250), "weight_kg": (1, 400)}
+
+
+def number(value, name: str = "", where: str = "") -> float | None:
+    """A finite float, or None where the table is blank.
+
+    Args:
+        value: text.
+        name: of the covariate; a key of `PLAUSIBLE` has limits.
+        where: the file and the subject, for messages.
+
+    Raises:
+        Unusable: it is no number, or beyond the limits.
+    """
+    text = "" if value is None or pd.isna(value) else str(value).strip()
+    if text.lower() in ("", "na", "nan", "none", "n/a"):
+        return None
+    low, high = PLAUSIBLE.get(name, (-math.inf, math.inf))
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not (math.isfinite(found) and low <= found <= high):
+        limits = f" from {low} to {high}" if name in PLAUSIBLE else ""
+        raise Unusable(f"{where} must give `{name}` as a number{limits}, got {text[:40]!r}; mend or empty it")
+    return found
 
 
 def find_acdc(root: Path) -> list[Entry]:
@@ -92,7 +117,10 @@ def describe_acdc(entry: Entry, label_map=None) -> RawSubject:
         raise Unusable(
             f"`{short(path)}` is missing: it says which frames are ED and ES; restore it from the archive"
         )
-    pairs = (line.partition(":") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    try:
+        pairs = [line.partition(":") for line in text_of(path).splitlines()]
+    except (ValueError, OSError) as error:
+        raise Unusable(f"`{short(path)}` cannot be used: {error}".rstrip(".")) from None
     info = {key.strip(): value.strip() for key, _, value in pairs}
     for key in ("ED", "ES"):
         if not info.get(key, "").isdigit():
@@ -105,8 +133,8 @@ def describe_acdc(entry: Entry, label_map=None) -> RawSubject:
         frames.append(Frame(nifti(stem), nifti(stem.with_name(stem.name + "_gt")), None))
     known = {
         "group": info.get("Group"),
-        "height_cm": number(info.get("Height")),
-        "weight_kg": number(info.get("Weight")),
+        "height_cm": number(info.get("Height"), "height_cm", f"`{short(path)}`"),
+        "weight_kg": number(info.get("Weight"), "weight_kg", f"`{short(path)}`"),
     }
     return RawSubject(entry.subject, tuple(frames), known)
 
@@ -139,20 +167,16 @@ def find_mnms(root: Path) -> list[Entry]:
 
 
 def _mnms_table(root: Path) -> dict[str, dict]:
+    wrong = f"`{root}` has no table of frames: put the M&Ms information CSV (columns `External code`, `ED`, `ES`) in it"
     for path in sorted(root.glob("*.csv")) + sorted(root.parent.glob("*.csv")):
         try:
-            table = pd.read_csv(path, dtype=str).rename(columns=str.strip)
-        except (ValueError, OSError):
-            continue
-        if {"External code", "ED", "ES"} <= set(table.columns):
-            return {
-                row["External code"].strip(): row
-                for row in table.dropna(subset="External code").to_dict("records")
-            }
-    raise ValueError(
-        f"`{root}` has no table of frames: put the M&Ms information CSV (columns `External code`, `ED`, "
-        "`ES`) in it"
-    )
+            if {"External code", "ED", "ES"} <= set(read_cells(path)[0]):
+                table = read_sheet(path, ("External code", "ED", "ES")).dropna(subset="External code")
+                one_row_each(table["External code"], f"`{path.name}`")
+                return {row["External code"]: row for row in table.to_dict("records")}
+        except (ValueError, OSError) as error:
+            wrong = str(error)
+    raise ValueError(wrong)
 
 
 def describe_mnms(entry: Entry, label_map=None) -> RawSubject:
@@ -165,7 +189,8 @@ def describe_mnms(entry: Entry, label_map=None) -> RawSubject:
     if "unlabeled" in (part.lower() for part in entry.folder.parts):
         raise Excluded("lies under `Unlabeled`: no masks were released for it")
     image, mask = (nifti(entry.folder / f"{entry.subject}{end}") for end in ("_sa", "_sa_gt"))
-    at = [number(entry.row.get(key)) for key in ("ED", "ES")]
+    where = f"the information CSV of `{entry.subject}`"
+    at = [number(entry.row.get(key), key, where) for key in ("ED", "ES")]
     if None in at or any(value < 0 or value != int(value) for value in at):
         raise Unusable(
             f"`{short(image)}` has no ED and ES frame in the information CSV: a 4-D file needs both "
@@ -173,7 +198,7 @@ def describe_mnms(entry: Entry, label_map=None) -> RawSubject:
         )
     known = {new: entry.row.get(old) for old, new in MNMS_COLUMNS.items() if old in entry.row}
     known = {key: None if pd.isna(value) else value.strip() for key, value in known.items()}
-    known |= {key: number(known.get(key)) for key in ("age_years", "height_cm", "weight_kg") if key in known}
+    known |= {key: number(known[key], key, where) for key in PLAUSIBLE if key in known}
     return RawSubject(entry.subject, tuple(Frame(image, mask, int(value)) for value in at), known)
 
 

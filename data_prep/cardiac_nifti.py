@@ -1,14 +1,13 @@
 """Read short-axis NIfTI files as (slice, row, column) stacks; say in one sentence what is wrong with one."""
 
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
 from data_prep.cardiac_quality import REGIONS, Excluded, Stack, Unusable
+from data_prep.nifti_file import DAMAGED, check_values, damaged, open_whole, short, sides
 
 # From apex to base in scanner axes (right, anterior, superior): the view in which the RV is left of the LV
 # and the front of the chest on top.
@@ -23,11 +22,6 @@ class Frame(NamedTuple):
     index: int | None
 
 
-def short(path: Path) -> str:
-    """Folder and file name: enough to find the file, and the same on every machine."""
-    return f"{path.parent.name}/{path.name}"
-
-
 def _open(path: Path):
     if not path.is_file():
         raise Unusable(
@@ -35,18 +29,9 @@ def _open(path: Path):
             "or remove the subject's folder"
         )
     try:
-        return nib.load(path)
-    except (ImageFileError, OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path, error):
-    if isinstance(error, PermissionError):
-        return Unusable(f"`{short(path)}` may not be read: grant yourself permission (chmod u+r)")
-    return Unusable(
-        f"`{short(path)}` cannot be read as NIfTI ({type(error).__name__}): the file is cut short or "
-        "damaged; copy or download it again"
-    )
+        return open_whole(path)
+    except PermissionError:
+        raise Unusable(f"`{short(path)}` may not be read: grant yourself permission (chmod u+r)") from None
 
 
 def _voxels(path: Path, index: int | None) -> tuple[np.ndarray, nib.spatialimages.SpatialImage]:
@@ -72,14 +57,9 @@ def _voxels(path: Path, index: int | None) -> tuple[np.ndarray, nib.spatialimage
         voxels = np.asarray(image.dataobj[..., index] if len(shape) == 4 else image.dataobj).reshape(
             shape[:3]
         )
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-    bad = 0 if voxels.dtype.kind in "iub" else int(np.count_nonzero(~np.isfinite(voxels)))
-    if bad:
-        raise Unusable(
-            f"`{short(path)}` holds {bad} voxels that are not finite (NaN or infinite); fill them in or "
-            "export it again"
-        )
+    except DAMAGED as error:
+        raise damaged(path, error) from error
+    check_values(path, voxels)
     return voxels, image
 
 
@@ -115,7 +95,7 @@ def _labels(path: Path, voxels: np.ndarray, label_map: tuple[int, int, int]) -> 
 
 
 def _spacing(path: Path, image) -> tuple[float, float, float]:
-    spacing = tuple(float(side) for side in image.header.get_zooms()[:3])
+    spacing = tuple(map(float, sides(path, image, plain=True)))
     if not all(np.isfinite(side) and 0.01 < side < 100 for side in spacing):
         raise Unusable(
             f"`{short(path)}` has voxel sides {spacing}: millimetres between 0.01 and 100 are needed; mend "
@@ -145,6 +125,10 @@ def _check_grid(path: Path, image, other: Path, against) -> None:
         raise Unusable(
             f"`{short(path)}` and `{short(other)}` have different affines: they are not in one place; "
             "resample one to the other, or copy the right header"
+        )
+    if not np.allclose(image.header.get_zooms()[:3], against.header.get_zooms()[:3], rtol=1e-3):
+        raise Unusable(
+            f"`{short(path)}` and `{short(other)}` have voxels of different sides in `pixdim`; copy the right header"
         )
 
 
@@ -191,8 +175,8 @@ def emptiest_lv(path: Path, lv: int) -> int:
         )
     try:
         counts = np.count_nonzero(np.asarray(image.dataobj) == lv, axis=(0, 1, 2))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise _unreadable(path, error) from error
+    except DAMAGED as error:
+        raise damaged(path, error) from error
     if not counts.any():
         raise Unusable(f"`{short(path)}` has no voxel labelled {lv} (LV) in any frame; check --label-map")
     return int(np.where(counts > 0, counts, counts.max() + 1).argmin())

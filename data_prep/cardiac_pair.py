@@ -225,7 +225,8 @@ def rescale(image: np.ndarray, intensity: str, name: str = "image") -> np.ndarra
     """
     field = image[np.isfinite(image)]
     low, high = np.percentile(field, PERCENTILES) if intensity == "percentile" else (field.min(), field.max())
-    if not high > low:
+    # Interpolation leaves a flat image flat but for rounding, which would be stretched to the whole range.
+    if not high - low > 1e-6 * max(abs(high), abs(low)):
         raise Unusable(
             f"the image of `{name}` has one grey value ({low:g}) around the heart: nothing to scale"
         )

@@ -9,13 +9,10 @@ import inspect
 import logging
 import operator
 import os
-import signal
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple
+from typing import Iterable, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +21,7 @@ from tqdm import tqdm
 
 from data_prep import cardiac_anatomy, cardiac_paint, prepared
 from data_prep.cardiac_anatomy import SLICES
+from data_prep.large import in_order, processes
 from data_prep.prepared import ATTRIBUTE_COLUMNS, FIELD_OF_VIEW_MM, PreparedWriter
 
 log = logging.getLogger(__name__)
@@ -31,6 +29,7 @@ log = logging.getLogger(__name__)
 GENERATOR_VERSION = 1
 COVARIATES = ("group", "height_cm", "weight_kg")
 _CHUNK = 256
+_ENOUGH = 8  # chunks, some five seconds of one core: a process takes one second to start
 
 
 class Phantom(NamedTuple):
@@ -123,7 +122,7 @@ def code_without_comments(source: str) -> str:
 
 
 def prepare(
-    out: str | os.PathLike, *, subjects: int, size: int = 64, seed: int = 0, workers: int = 1
+    out: str | os.PathLike, *, subjects: int, size: int = 64, seed: int = 0, workers: int | None = None
 ) -> Path:
     """Writes the phantom as a prepared folder.
 
@@ -132,7 +131,8 @@ def prepare(
         subjects: number of subjects.
         size: image side in pixels, a multiple of 16.
         seed: which cohort.
-        workers: processes; the folder is byte-identical for any number.
+        workers: processes, as many as there are cores by default, but one for few subjects; the folder is byte-identical for
+            any number.
 
     Returns:
         `out`.
@@ -141,19 +141,20 @@ def prepare(
         FileExistsError: if `out` holds anything else; nothing is touched.
         ValueError: if an argument is impossible.
     """
-    _check(subjects=subjects, size=size, seed=seed, workers=workers)
+    _check(subjects=subjects, size=size, seed=seed)
     options = recipe(subjects=subjects, size=size, seed=seed)
     known = prepared.identity(options)
     if prepared.already_prepared(out, known):
         log.info("reusing %s: it already holds this dataset", out)
         return Path(out)
     starts = range(0, subjects, _CHUNK)
+    workers = processes(workers, len(starts), _ENOUGH)
     with PreparedWriter(out, subjects=subjects, size=size, identity=known) as writer:
         fill = partial(_fill, folder=writer.folder, subjects=subjects, size=size, seed=seed)
         volumes, factors = [], []
         with (
             tqdm(total=subjects, desc="cardiac phantom", unit="subject") as bar,
-            closing(_chunks(fill, starts, min(workers, len(starts)))) as chunks,
+            closing(in_order(fill, starts, workers)) as chunks,
         ):
             for chunk in chunks:
                 volumes.append(chunk.volumes)
@@ -180,19 +181,6 @@ def _fill(start: int, *, folder: Path, subjects: int, size: int, seed: int) -> _
     return _Chunk(phantom.volumes, phantom.factors)
 
 
-def _chunks(fill: partial, starts: range, workers: int) -> Iterator[_Chunk]:
-    if workers <= 1:
-        yield from map(fill, starts)
-        return
-    # Ctrl-C is for the parent: it lets running chunks end, drops the others and removes the folder.
-    ignore = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), *ignore)
-    try:
-        yield from pool.map(fill, starts)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _subjects(volumes: NDArray[np.float64], factors: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"subject": factors["subject"], "split": [split_of(i) for i in range(len(factors))]})
     table[list(ATTRIBUTE_COLUMNS)] = volumes.round(3)
@@ -208,14 +196,13 @@ def _card(options: dict) -> dict:
     }
 
 
-def _check(*, size: int, seed: int, subjects: int = 1, workers: int = 1) -> None:
+def _check(*, size: int, seed: int, subjects: int = 1) -> None:
     if size < 16 or size % 16:
         raise ValueError(f"`size` must be a positive multiple of 16 pixels, got {size}.")
     if not 0 <= seed < 2**64:
         raise ValueError(f"`seed` must be a whole number from 0 to 2**64 - 1, got {seed}.")
-    for name, value in (("subjects", subjects), ("workers", workers)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if subjects < 1:
+        raise ValueError(f"`subjects` must be at least 1, got {subjects}.")
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
@@ -226,9 +213,9 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         ("subjects", 4096, "how many subjects"),
         ("size", 64, "image side in pixels, a multiple of 16"),
         ("seed", 0, "which cohort"),
-        ("workers", 1, "processes; the result does not depend on it"),
+        ("workers", None, "processes; the result does not depend on it"),
     ):
-        text += f" (default {default})"
+        text += f" (default {'all cores' if default is None else default})"
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
     parser.set_defaults(func=_command)
 

@@ -21,16 +21,17 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data_prep.cardiac_layouts import LAYOUTS, Entry, Layout, RawSubject
-from data_prep.cardiac_nifti import read, short
+from data_prep.cardiac_nifti import read
 from data_prep.cardiac_pair import Options, prepare
 from data_prep.cardiac_quality import Excluded, Unusable
 from data_prep.cardiac_split import fingerprint
 from data_prep.cardiac_write import FAILURE, FILTER, PREPARED, Outcome, report, write
+from data_prep.nifti_file import short
 from data_prep.prepared import read_card, sha256_file
 
 log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2  # to be raised whenever a subject kept from an earlier run might be read otherwise today
 
 
 class Task(NamedTuple):

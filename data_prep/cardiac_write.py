@@ -11,7 +11,8 @@ import pandas as pd
 
 from data_prep.cardiac_layouts import Layout
 from data_prep.cardiac_split import SPLITS, same_scan, split_subjects
-from data_prep.prepared import ATTRIBUTE_COLUMNS, attribute_row, identity, write_prepared
+from data_prep.large import let_go
+from data_prep.prepared import ATTRIBUTE_COLUMNS, LABELS, PreparedWriter, already_prepared, attribute_row, identity
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def write(layout: Layout, out: Path, recipe: dict, outcomes: Sequence[Outcome]) 
         FileExistsError: `out` holds something else.
     """
     done = [outcome for outcome in outcomes if outcome.kind == PREPARED]
-    names, loaded = [outcome.subject for outcome in done], [_load(outcome.cached) for outcome in done]
+    names, loaded = [outcome.subject for outcome in done], [_load(outcome.cached, pictures=False) for outcome in done]
     cut = _warn_of_cuts(names, loaded)
     scans = same_scan([one["fingerprint"] for one in loaded], [tuple(one["shape"]) for one in loaded])
     copies = _duplicates(names, scans)
@@ -76,14 +77,27 @@ def write(layout: Layout, out: Path, recipe: dict, outcomes: Sequence[Outcome]) 
         "duplicates": copies,
         "cut_by_crop": cut,
     }
-    images, labels = (np.stack([one[name] for one in loaded]) for name in ("image", "label"))
-    table = subject_table(names, side, loaded)
-    return write_prepared(out, images=images, labels=labels, subjects=table, card=card)
+    if already_prepared(out, card["identity"]):
+        log.info("reusing %s", out)
+        return Path(out)
+    with PreparedWriter(out, subjects=len(done), size=recipe["size"], identity=card["identity"]) as writer:
+        for row, outcome in enumerate(done):  # one after the other: no memory holds a large cohort
+            one = _load(outcome.cached)
+            _check(outcome.subject, one["image"], one["label"])
+            writer.images[row], writer.labels[row] = one["image"], one["label"]
+            if row % 256 == 255:
+                let_go(writer.images, writer.labels)
+        return writer.finish(subjects=subject_table(names, side, loaded), card=card)
 
 
-def _load(path: Path) -> dict:
+def _check(subject: str, image: np.ndarray, label: np.ndarray) -> None:
+    if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1 and label.max() <= max(LABELS)):
+        raise ValueError(f"the images of {subject!r} must lie within [0, 1] and its labels be 0 to {max(LABELS)}; remove OUT.partial")
+
+
+def _load(path: Path, *, pictures: bool = True) -> dict:
     with np.load(path) as arrays:
-        one = dict(arrays)
+        one = {name: arrays[name] for name in arrays.files if pictures or name not in ("image", "label")}
     return one | json.loads(str(one.pop("meta")))
 
 

@@ -26,13 +26,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MEDVAE_CACHE") or Path.home() / ".cache" / "medvae_lite")
 
 
-def phantom(name: str, **options: int | str) -> Path:
+def phantom(name: str, **options: int | str | None) -> Path:
     """The prepared folder of a phantom, made on first use.
 
     Args:
         name: which phantom; a key of `PHANTOMS`.
         options: what its module's `prepare` takes: `subjects` and `seed` of every phantom, `size` in pixels of images,
-            `disease` and `slices` of brains, `workers` where it can use several processes.
+            `disease` and `slices` of brains, `workers` of both: processes, as many as pay by default.
 
     Returns:
         A folder in the cache, named after what is in it.

@@ -21,7 +21,8 @@ WHOLE = {"cortical": DK, "subcortical": MEASURED, "hippocampal": POSTER["hippoca
 """The regions that FreeSurfer measures; `POSTER` has those of Kumar et al. 2022."""
 TABLES = (".csv", ".tsv", ".txt", ".dat", ".table")
 STAGES = ("SMC", "EMCI", "LMCI", "AD")
-SCORES = ("ADAS13", "RAVLT_immediate")
+SCORES = {"ADAS13": (0, 85), "RAVLT_immediate": (0, 75)}
+"""ADNI's test scores, each with its least and largest."""
 _FIELDS = ("CA1", "CA2_3", "CA4_DG", "fimbria", "hippocampal-fissure", "presubiculum", "subiculum", "tail")
 ADNI_SUBFIELDS = {
     f"ST{131 + 8 * i + j}HS": f"{side}_{field}"
@@ -133,7 +134,7 @@ def adni(raw: Path) -> Cohort:
     tables = tabulate(["RID", *(names[name] for name in columns)], cells, who=0, where=where)
     sheet = read_sheet(merged, ("RID", "DX_bl", "AGE", "PTGENDER", "SITE"))
     sheet = sheet[sheet["VISCODE"] == "bl"] if "VISCODE" in sheet else sheet
-    scores = tuple(name for name in SCORES if name in sheet)
+    scores = {name: limits for name, limits in SCORES.items() if name in sheet}
     group = sheet["DX_bl"].where(sheet["DX_bl"].isin([HEALTHY, *STAGES]))
     people = people_table(
         sheet,
@@ -164,8 +165,8 @@ def _dictionary(path: Path) -> dict[str, str]:
     """ADNI's code -> canonical name, from texts such as "Volume (Cortical Parcellation) of LeftEntorhinal"."""
     try:
         table = pd.read_csv(path, dtype=str, encoding_errors="replace")
-    except ValueError:
-        raise ValueError(f"`{path.name}` must be ADNI's data dictionary as CSV.") from None
+    except (ValueError, OSError):
+        raise ValueError(f"`{path.name}` must be ADNI's data dictionary as a CSV that can be read; download it again.") from None
     if not {"FLDNAME", "TEXT"} <= set(table.columns):
         raise ValueError(f"`{path.name}` must have the columns `FLDNAME` and `TEXT`; take ADNI's data dictionary.")
     names: dict[str, str] = {}
@@ -278,8 +279,8 @@ def _subjects_dir(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Path], Ex
         try:
             rows[folder.name] = read_subject(folder)
         except FileNotFoundError as error:
-            excluded.append({"subject": folder.name, "reason": f"{Path(error.filename).name} is missing"})
-        except ValueError as error:
+            excluded.append({"subject": folder.name, "reason": str(error).partition(";")[0].replace("`", "")})
+        except (ValueError, OSError) as error:
             excluded.append({"subject": folder.name, "reason": str(error)})
         else:
             found = [sorted(folder.glob(f"mri/{side}.hippoSfVolumes-T1.v*.txt"))[-1:] for side in ("lh", "rh")]

@@ -214,6 +214,11 @@ def _sum_parts(table: pd.DataFrame, where: str) -> pd.DataFrame:
                 wrong = f"lacks its part {min(lacking)!r}" if lacking else "mixes the parts of two versions"
                 raise ValueError(f"`{where}` must hold the whole of the region `{name}` and {wrong}; export it again.")
             columns = [f"{side} {part}" for part in sorted(parts)]
+            if (negative := table[columns] < 0).any(axis=None):
+                # The sum would hide it.
+                person, column = table.index[negative.any(axis=1)][0], negative.any().idxmax()
+                got = f"{table.loc[person, column]:g} for {column!r}"
+                raise ValueError(f"`{where}` must hold no negative volume, got {got}; mend the cell.")
             sums[name] = table[columns].sum(axis=1, skipna=False)
             spent += columns
     return pd.concat([table.drop(columns=spent), pd.DataFrame(sums, index=table.index)], axis=1)

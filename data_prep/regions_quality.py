@@ -18,6 +18,8 @@ ICV_MM3 = (8e5, 2.5e6)
 """Intracranial volumes that a living person can have; FreeSurfer's registration sometimes fails far below."""
 CORTEX_MM3 = (250e3, 800e3)
 """Median over people of the sum of all cortical volumes."""
+MOST_TIMES = 50
+"""How many times the median of a region one person may have; lesions of white matter come to 18 times in ABIDE."""
 
 # Where the median over people of a region may lie, in mm3; wide enough for children and for atrophy, and narrow enough
 # that a thousandfold error of the unit always falls outside.
@@ -121,7 +123,7 @@ def check_regions(
         aggregates: whether sums of other inputs are welcome.
 
     Returns:
-        People with a cortical region or subfield of 0, or without any modality.
+        People with a cortical region or subfield of 0, with one of more than `MOST_TIMES` the median, or without any modality.
 
     Raises:
         ValueError: one sentence. A value is negative or not finite; a region is missing in a person who has others of
@@ -147,6 +149,15 @@ def check_regions(
     lost = [
         {"subject": str(who), "reason": f"`{row.idxmin()}` is 0: FreeSurfer did not find it"}
         for who, row in sheet[(sheet == 0).any(axis=1)].iterrows()
+    ]
+    times = table / table.median().where(lambda median: median > 0)
+    lost += [
+        {
+            "subject": str(who),
+            "reason": f"`{row.idxmax()}` is {table.loc[who, row.idxmax()]:.4g}, {row.max():.0f} times the median of all: "
+            "in another unit, or damaged",
+        }
+        for who, row in times[(times > MOST_TIMES).any(axis=1) & ~(sheet == 0).any(axis=1)].iterrows()
     ]
     return lost + [
         {"subject": str(who), "reason": "no region is given"} for who in table.index[table.isna().all(axis=1)]

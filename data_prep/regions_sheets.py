@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["one_row_each", "people_table", "read_cells", "read_sheet", "sex_letters", "text_of"]
+_MISSING = re.compile(r"-(\d)\1*(\.0+)?")
+
+__all__ = ["numbers", "one_row_each", "people_table", "read_cells", "read_sheet", "sex_letters", "text_of"]
 
 
 def read_cells(path: str | os.PathLike) -> tuple[list[str], list[list[str]]]:
@@ -43,13 +46,22 @@ def text_of(path: str | os.PathLike) -> str:
     """A file as text.
 
     Raises:
-        ValueError: it is not in UTF-8.
-        OSError: it cannot be read.
+        ValueError: it is not in UTF-8, or holds NUL bytes.
+        FileNotFoundError, OSError: it is missing, no file, or may not be read.
     """
+    path = Path(path)
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"`{Path(path).name}` must be text in UTF-8; save it again as CSV.") from None
+        raise ValueError(f"`{path.name}` must be text in UTF-8; save it again in that encoding.") from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"`{path.name}` is missing; add it or mend the path.") from None
+    except OSError as error:
+        what = type(error).__name__
+        raise OSError(f"`{path.name}` must be a file that can be read, got {what}; mend the path or its rights.") from None
+    if "\0" in text:
+        raise ValueError(f"`{path.name}` must be text, and holds NUL bytes; save it again as CSV in UTF-8.")
+    return text
 
 
 def read_sheet(path: Path, columns: Sequence[str], rename: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -76,27 +88,40 @@ def people_table(
     sex: pd.Series,
     group: pd.Series,
     site: str,
-    scores: Sequence[str] = (),
+    scores: Mapping[str, tuple[float, float]] = {},
 ) -> pd.DataFrame:
-    """Covariates by their canonical names and scores in small letters, one row a person."""
+    """Covariates by their canonical names and scores in small letters, one row a person; `scores` gives their limits."""
     if sheet[key].isna().any():
         raise ValueError(f"`{where}` must say in every row who it is, got an empty `{key}`; fill it in.")
-    columns = {"age_years": _numbers(sheet[age], f"`{where}`: `{age}`"), "sex": sex, "group": group}
+    columns = {"age_years": numbers(sheet[age], f"`{where}`: `{age}`", (0, 120)), "sex": sex, "group": group}
     columns["site"] = sheet[site].fillna("unknown") if site in sheet else pd.Series("unknown", index=sheet.index)
-    columns |= {name.lower(): _numbers(sheet[name], f"`{where}`: `{name}`") for name in scores}
+    columns |= {name.lower(): numbers(sheet[name], f"`{where}`: `{name}`", limits) for name, limits in scores.items()}
     table = pd.DataFrame(columns).astype({name: object for name in ("sex", "group", "site")})
     table = table.set_axis(pd.Index(sheet[key].astype(object), name="subject"))
     one_row_each(pd.Series(table.index), f"`{where}`")
     return table
 
 
-def _numbers(values: pd.Series, where: str) -> pd.Series:
-    """Text as numbers; blanks and the codes for missing (below -1) are missing."""
-    numbers = pd.to_numeric(values, errors="coerce").astype(float)
-    strange = values[numbers.isna() & values.notna()]
+def numbers(values: pd.Series, where: str, limits: tuple[float, float]) -> pd.Series:
+    """Text as numbers; blanks and the codes for missing (below 0, of one digit repeated: -1, -4, -99, -9999) are missing.
+
+    Args:
+        values: (N,) text.
+        where: the table and the column, for messages.
+        limits: the least and the largest number that can be.
+
+    Raises:
+        ValueError: one is no number, or beyond the limits.
+    """
+    found = pd.to_numeric(values, errors="coerce").astype(float)
+    strange = values[found.isna() & values.notna()]
     if len(strange):
         raise ValueError(f"{where} must hold numbers, got {strange.iloc[0]!r}; mend or empty the cell.")
-    return numbers.mask(numbers <= -1)
+    found = found.mask(values.astype("string").str.fullmatch(_MISSING).fillna(False).astype(bool))
+    beyond = values[found.notna() & ~found.between(*limits)]
+    if len(beyond):
+        raise ValueError(f"{where} must be from {limits[0]:g} to {limits[1]:g}, got {beyond.iloc[0]!r}; mend or empty the cell.")
+    return found
 
 
 def one_row_each(people: pd.Series, where: str) -> None:

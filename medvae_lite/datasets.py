@@ -8,7 +8,6 @@ let go again: a folder may be larger than memory.
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+from medvae_lite.prepared_files import check_array, check_numbers, read_card, read_table
 
 __all__ = ["Batch", "Prepared", "Split", "load", "mapped", "verify"]
 
@@ -130,7 +131,7 @@ class Split:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All subjects in stored order, `size` at a time."""
-        one, read = self.bytes // len(self), 0
+        one, read = self.bytes // max(1, len(self)), 0
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
             read += size * one
@@ -218,7 +219,7 @@ def load(root: str | Path, *, image_size: int | None = None) -> Prepared:
 
     Raises:
         FileNotFoundError: If the folder, or a file of it, is missing.
-        ValueError: If the files contradict each other, or `image_size` does not divide the stored size.
+        ValueError: If a file is damaged, the files contradict each other, or `image_size` does not divide the stored size.
     """
     root = Path(root)
     missing = [f for f in ("card.json", "subjects.csv", "images.npy", "labels.npy") if not (root / f).is_file()]
@@ -227,8 +228,13 @@ def load(root: str | Path, *, image_size: int | None = None) -> Prepared:
             f"`data_root` = {str(root)!r} is no prepared dataset: {', '.join(missing)} missing; "
             "make one with `python -m data_prep`, or leave `data_root` empty for the phantom"
         )
-    card = json.loads((root / "card.json").read_text())
-    subjects = pd.read_csv(root / "subjects.csv", dtype={"subject": str})
+    card = read_card(root, "cardiac", "pictures of hearts", "identity", "frames", "attributes", "pixel_mm")
+    subjects = read_table(root / "subjects.csv", columns=("subject", "split"), dtype={"subject": str})
+    strange = subjects.loc[~subjects["split"].isin(SPLITS), "split"]
+    if len(strange):
+        raise ValueError(f"{root / 'subjects.csv'} must name a split of {', '.join(SPLITS)}, got {strange.iloc[0]!r}; prepare the folder again")
+    for name, dtype in (("images", "float16"), ("labels", "uint8")):
+        check_array(root / f"{name}.npy", dtype, ndim=4)
     images, labels = mapped(root / "images.npy"), mapped(root / "labels.npy")
     if images.shape != labels.shape or len(images) != len(subjects):
         raise ValueError(
@@ -245,6 +251,7 @@ def load(root: str | Path, *, image_size: int | None = None) -> Prepared:
     if absent or subjects[columns].isna().to_numpy().any():
         bad = absent or [c for c in columns if subjects[c].isna().any()]
         raise ValueError(f"{root / 'subjects.csv'}: column {bad[0]} is missing or has gaps; prepare the folder again")
+    check_numbers(subjects, columns, root / "subjects.csv")
     values = subjects.loc[subjects["split"] == "train", columns].to_numpy(float)
     mean, sd = values.mean(0), values.std(0, ddof=1)
     if not (np.isfinite(sd).all() and (sd > 0).all()):
@@ -289,8 +296,11 @@ def verify(root: str | Path) -> None:
         ValueError: If a file differs from what was written.
     """
     root = Path(root)
-    for name, expected in json.loads((root / "card.json").read_text())["files"].items():
-        with open(root / name, "rb") as handle:
-            found = hashlib.file_digest(handle, "sha256").hexdigest()
+    for name, expected in read_card(root, "", "", "files")["files"].items():
+        try:
+            with open(root / name, "rb") as handle:
+                found = hashlib.file_digest(handle, "sha256").hexdigest()
+        except OSError as error:
+            raise ValueError(f"{root / name} cannot be read ({type(error).__name__}); prepare it again") from None
         if found != expected:
             raise ValueError(f"{root / name} is not the file that was prepared (sha256 differs); prepare it again")

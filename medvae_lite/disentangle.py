@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import joblib
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +35,7 @@ Mask = NDArray[np.bool_]
 ACTIVE_VARIANCE = 0.01
 """A dimension is active if its posterior mean varies by more over subjects (Burda et al. 2016, sec. 5.2)."""
 TAILS = (0.025, 0.975)
+_THREADED = 2**16  # codes times dimensions from which threads save more than they cost to start
 
 
 class Interval(NamedTuple):
@@ -98,7 +100,9 @@ def mutual_information(
         # scikit-learn scales its jitter by the mean magnitude, which swamps a narrow feature far from 0.
         codes, a = _standardise(codes), _standardise(a)
     if active.any():
-        mi[active] = np.stack([mutual_info_regression(codes, y, random_state=seed) for y in a.T], axis=1)
+        jobs = -1 if codes.size >= _THREADED else 1  # all cores
+        with joblib.parallel_config(backend="threading"):  # the search for neighbours releases the interpreter's lock
+            mi[active] = np.stack([mutual_info_regression(codes, y, random_state=seed, n_jobs=jobs) for y in a.T], axis=1)
     return mi
 
 

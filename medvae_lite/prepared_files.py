@@ -68,7 +68,8 @@ def read_table(path: Path, *, numbers: Sequence[str] = (), columns: Sequence[str
     try:
         table = pd.read_csv(path, encoding="utf-8", **options)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a table ({type(error).__name__}): it is cut short or damaged; {_AGAIN}") from None
+        what = type(error).__name__
+        raise ValueError(f"{path} cannot be read as a table ({what}): it is cut short or damaged; {_AGAIN}") from None
     missing = [name for name in (*columns, *numbers) if name not in table]
     if missing:
         raise ValueError(f"{path} must have the column `{missing[0]}`, got {', '.join(map(str, table.columns))[:200]}; {_AGAIN}")
@@ -89,7 +90,7 @@ def check_numbers(table: pd.DataFrame, names: Sequence[str], path: Path) -> None
         found = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
         wrong = ~np.isfinite(found)
         if wrong.any() or table[name].dtype == object:
-            got = repr(table[name].iloc[int(wrong.argmax())])[:40]
+            got = str(table[name].iloc[int(wrong.argmax())])[:40]
             raise ValueError(f"{path} must hold numbers in the column `{name}`, got {got}; {_AGAIN}")
 
 

@@ -94,7 +94,7 @@ def train_or_load(
     team = Team.join(torch.device(device))
     record = team.tell(found() if team.first else None)
     if record is not None:
-        if record.manifest["code"] != runs.code_hash(*TRAINING_CODE):
+        if not runs.trains_the_same(record.manifest["code"], runs.code_hash(*TRAINING_CODE)):
             log.warning("%s was trained by an earlier version of the code; `retrain` makes it again", record.folder.name)
     else:
         with _turn(Path(runs_root), name) if team.first else contextlib.nullcontext():

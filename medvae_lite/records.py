@@ -109,6 +109,11 @@ def _code(record: runs.RunRecord) -> str:
     was, now, modules = record.manifest["code"], runs.code_hash(*TRAINING_CODE), ", ".join(TRAINING_CODE)
     if was == now:
         text = f"{was[:8]}: today's {modules} are the code that trained it, comments and layout apart."
+    elif runs.trains_the_same(was, now):
+        text = (
+            f"{was[:8]}, today {now[:8]}: {modules} have changed since, and train the same: published runs of every kind were trained again and "
+            "have the same weights, byte for byte."
+        )
     else:
         text = (
             f"{was[:8]}, today {now[:8]}: at least one of {modules} has changed since. The record keeps one hash of all, so it "

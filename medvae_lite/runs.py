@@ -26,13 +26,16 @@ from torch import nn
 
 __all__ = [
     "PROFILES", "WEIGHTS", "RunRecord", "canonical", "check_parameters", "code_hash", "find_record", "load_record", "not_written",
-    "resolve_device", "run_name", "write_atomically", "write_record",
+    "resolve_device", "run_name", "trains_the_same", "write_atomically", "write_record",
 ]  # fmt: skip
 
 PROFILES = ("smoke", "laptop", "paper")
 
 _FILES = ("config.json", "manifest.json", "epochs.csv", "metrics.json")
 WEIGHTS = "weights.safetensors"
+
+SAME_TRAINING: dict[str, str] = {}
+"""Hash of training code that made records -> hash of the code after it, which trains the same: `tests/benchmarks/retrain.py` is the proof."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,13 @@ def code_hash(*modules: str) -> str:
                     node.body = body[1:] or [ast.Pass()]
         digest.update(ast.unparse(tree).encode())
     return digest.hexdigest()
+
+
+def trains_the_same(was: str, now: str) -> bool:
+    """Whether code of the hash `now` trains what code of the hash `was` trained, bit for bit."""
+    while was != now and was in SAME_TRAINING:
+        was = SAME_TRAINING[was]
+    return was == now
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -80,12 +80,13 @@ def _accumulate(update: Update, shares: Sequence[Share], autocast: torch.autocas
         try:
             with autocast:
                 terms = update.loss(share.batch, step)
-            (terms.total().mean() / len(shares)).backward()
+            loss = terms.total().mean()
+            (loss / len(shares) if len(shares) > 1 else loss).backward()
         finally:
             step.gather = gather
         for name, value in terms.means().items():
-            means[name] = means.get(name, 0) + value / len(shares)
-    return means
+            means[name] = means[name] + value if name in means else value
+    return {name: value / len(shares) for name, value in means.items()} if len(shares) > 1 else means
 
 
 @torch.no_grad()

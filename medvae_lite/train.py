@@ -108,7 +108,7 @@ class _Loop:
 
     def __init__(self, model, train, val, config, seed, device, folder, identity, team):
         self.model = model.to(device, memory_format=torch.channels_last).train()
-        self.train, self.val, self.config, self.seed, self.device = _near(train, device), val, config, seed, device
+        self.train, self.val, self.config, self.seed, self.device = _near(train, device), _near(val, device), config, seed, device
         self.folder, self.identity, self.team = folder, identity, team
         self.batch_size = min(config.batch_size, len(train))
         self.pass_steps = len(train) // self.batch_size
@@ -301,7 +301,7 @@ class _Loop:
 
 
 def _near(split: Split, device: torch.device) -> Split:
-    """The split on the GPU, where it takes no more than half of the memory that is free there."""
+    """The split on the GPU, where it takes less than half of the memory that is free there."""
     fits = device.type == "cuda" and split.bytes < torch.cuda.mem_get_info(device)[0] / 2
     return split.held(device) if fits else split
 

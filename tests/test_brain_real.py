@@ -245,6 +245,15 @@ def test_two_runs_give_the_same_bytes_and_a_third_reuses(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moved", "one", "raw", "two"]
 
 
+def test_the_bytes_do_not_depend_on_how_many_processes_read(tmp_path):
+    volume_of(people(tmp_path / "raw", 7)[3].image, with_nan)
+    one, two = (prepare(folder(tmp_path / "raw"), tmp_path / f"out{n}", SMALL, workers=n) for n in (1, 2))
+    assert contents(one) == contents(two) and list(excluded(two)) == ["sub-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out1", "out2", "raw"]
+    with pytest.raises(ValueError, match="^`workers` must be at least 1, got 0.$"):
+        prepare(folder(tmp_path / "raw"), tmp_path / "out3", SMALL, workers=0)
+
+
 def test_the_identity_is_that_of_options_and_files(tmp_path):
     people(tmp_path / "raw")
     table = tmp_path / "splits.csv"

@@ -107,7 +107,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, folder):
     (tmp_path / "card.json").write_text(json.dumps(card | {"kind": "cardiac"}))
     with pytest.raises(ValueError, match="holds 'cardiac' data, and this needs region tables"):
         load(tmp_path)
-    np.save(tmp_path / "regions.npy", np.zeros((3, 4)))
+    np.save(tmp_path / "regions.npy", np.zeros((3, 4), np.float32))
     (tmp_path / "card.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match=r"contradicts itself: regions \(3, 4\)"):
         load(tmp_path)

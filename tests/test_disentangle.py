@@ -281,3 +281,20 @@ def test_bad_options_get_one_sentence():
         ceiling(a, latent_dim=2)
     with pytest.raises(ValueError, match="`fraction` must lie between 0 and 1, got 1.0"):
         subsample_interval(scc, z, a, fraction=1.0)
+
+
+def test_all_cores_give_what_one_gives_bit_for_bit(monkeypatch):
+    z, a = mixed_codes()
+    jobs = []
+
+    def seen(*args, n_jobs, **options):
+        jobs.append(n_jobs)
+        return mutual_info_regression(*args, n_jobs=n_jobs, **options)
+
+    monkeypatch.setattr(disentangle, "mutual_info_regression", seen)
+    one = [mutual_information(z, a, mode=mode) for mode in ("default", "reference")]
+    monkeypatch.setattr(disentangle, "_THREADED", 1)
+    all_cores = [mutual_information(z, a, mode=mode) for mode in ("default", "reference")]
+    assert set(jobs[:6]) == {1} and set(jobs[6:]) == {-1}
+    for single, several in zip(one, all_cores):
+        np.testing.assert_array_equal(single, several)

@@ -21,6 +21,7 @@ from medvae_lite.reevaluate import Evaluator, check
 from medvae_lite.sivae import AttriVAE
 from medvae_lite.train import TRAINING_CODE
 
+ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "medvae_lite.runs"]
 # One of each family, quick to measure.
 PUBLISHED = ("norm_cortical-laptop-seed0", "features-metric-grid", "attri_vae-grid-seed0", "hvae_t1-vae-free-laptop-seed0")
@@ -140,6 +141,33 @@ def test_a_record_is_shown_whole(root, capsys):
     assert status == 0 and rows["model.beta_kl"] == "0.5" and rows["model.widths"] == "[8, 8]" and rows["mse"] == "0.125"
     assert rows["val_total"].split() == ["3.5", "1.25"] and rows["data"] == "d0" * 32 and rows["torch"] == torch.__version__
     assert f"today's {', '.join(TRAINING_CODE)} are the code that trained it" in text
+
+
+def test_published_records_were_made_by_code_that_trains_the_same():
+    """The proof: published runs of every kind were trained again by today's code, and have the same weights, byte for byte."""
+    today = runs.code_hash(*TRAINING_CODE)
+    proof = json.loads((ROOT / "tests" / "benchmarks" / "results" / "retrained.json").read_text())
+    made = {}
+    for folder in (ROOT / "book" / "runs").glob("*/"):
+        record = runs.load_record(folder)
+        model = record.config["model"]
+        made[folder.name] = " ".join(filter(None, (model["class"], model.get("prior")))), record.manifest["code"]
+    old = {code for _, code in made.values() if code != today}
+    assert all(runs.trains_the_same(code, today) for code in old), "train a sample again: tests/benchmarks/retrain.py"
+    assert not old or proof["code"] == today, "the proof is for other code: run tests/benchmarks/retrain.py again"
+    for row in proof["runs"]:
+        assert all(row["equal"].values()) and len(row["equal"]) == 4 and row["trained by"] in {made[row["run"]][1]}, row["run"]
+    shown = {made[row["run"]][0] for row in proof["runs"]}
+    assert shown == {kind for kind, _ in made.values()} and any("several" in row["model"] for row in proof["runs"])
+
+
+def test_a_record_made_by_code_that_trains_the_same_is_said_to_be(tmp_path, monkeypatch):
+    today = runs.code_hash(*TRAINING_CODE)
+    monkeypatch.setattr(runs, "SAME_TRAINING", {"a" * 64: "b" * 64, "b" * 64: today, "c" * 64: "d" * 64})
+    for code, same in (("a" * 64, True), ("b" * 64, True), ("c" * 64, False), (today, True)):
+        assert runs.trains_the_same(code, today) is same
+    text = records.show(write(tmp_path, code="a" * 64))
+    assert "have changed since, and train the same: published runs of every kind were trained again" in text
 
 
 def test_it_is_said_what_can_be_said_of_the_code(tmp_path):

@@ -428,7 +428,7 @@ BAD = {
         rename(ASEG, "EstimatedTotalIntraCranialVol", "MaskVol"),
         "region `icv`, which is missing",
     ),
-    "age of 200": (lambda t, p: (t, p.assign(age_years=200.0)), "column `age_years` must satisfy"),
+    "age of 200": (lambda t, p: (t, p.assign(age_years=200.0)), "`age_years` must be from 0 to 120, got '200.0'"),
     "no column of age": (
         lambda t, p: (t, p.drop(columns="age_years")),
         "`people.csv` must have one column `age_years`, got 0",

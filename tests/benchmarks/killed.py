@@ -6,7 +6,9 @@ Runs train in processes forked from a server that has imported torch already: a 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,31 +19,51 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from _families import family
 
-from medvae_lite import checkpoints
+from medvae_lite import checkpoints, runs
 from medvae_lite.train import FitConfig, fit
 
 IDENTITY = "killed at random moments"
 
 
-def train(name: str, folder: Path, steps: int) -> None:
-    """Trains a family's small model in `folder`, or goes on where a killed process stopped."""
+def train(name: str, folder: Path, steps: int, dies: tuple[int, float] | None = None) -> None:
+    """Trains a family's small model in `folder`, or goes on where a killed process stopped.
+
+    Args:
+        dies: which of the files written kills the process, counted from 1, and after what part of it.
+    """
     torch.set_num_threads(1)
+    if dies:
+        _die_writing(*dies)
     model, *splits = family(name)
     config = FitConfig(steps=steps, batch_size=16, ema=0.9, patience=1000, speed="exact")
     fit(model, *splits, config, seed=1, folder=folder, identity=IDENTITY, progress=False)
     torch.save([p.detach() for p in model.parameters()], folder / "weights.pt")
 
 
+def _die_writing(which: int, part: float) -> None:
+    whole, written = runs.write_atomically, []
+
+    def write(path: Path, data: bytes | str) -> None:
+        written.append(path)
+        if len(written) == which:
+            data = data.encode() if isinstance(data, str) else data
+            path.with_name(f".{path.name}.{os.getpid()}.partial").write_bytes(data[: int(part * len(data))])
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(path, data)
+
+    runs.write_atomically = write
+
+
 class Outcome(NamedTuple):
     """What became of runs that were killed.
 
     Args:
-        kills: with SIGKILL, at moments drawn evenly over an undisturbed run.
-        writing: of these, in the middle of writing a file.
+        kills: with SIGKILL: every second one at a moment drawn evenly over an undisturbed run, the others in the middle of writing a file.
+        writing: of these, those that left a file half written.
         unreadable: checkpoints found afterwards that could not be read whole.
         runs: finished runs.
         equal: of these, with weights, epochs and checkpoint bit-equal to the undisturbed run's.
-        resumed: steps that the started runs did not have to repeat, on average.
+        saved: steps that a killed run had saved, on average.
     """
 
     kills: int
@@ -49,7 +71,7 @@ class Outcome(NamedTuple):
     unreadable: int
     runs: int
     equal: int
-    resumed: float
+    saved: float
 
 
 def kill_often(name: str, work: Path, *, kills: int, steps: int, seed: int = 0) -> Outcome:
@@ -66,10 +88,11 @@ def kill_often(name: str, work: Path, *, kills: int, steps: int, seed: int = 0) 
     saved = []
     while done < kills or (work / f"run{finished}").exists():
         folder = work / f"run{finished}"
-        process = context.Process(target=train, args=(name, folder, steps))
+        dies = (chance.randint(1, 12), chance.random()) if done < kills and done % 2 else None
+        process = context.Process(target=train, args=(name, folder, steps, dies))
         process.start()
-        process.join(chance.uniform(0.05, 1) * lasts if done < kills else None)
-        if process.is_alive():
+        process.join(chance.uniform(0.05, 1) * lasts if done < kills and not dies else None)
+        if process.is_alive() or process.exitcode == -signal.SIGKILL:
             process.kill()
             process.join()
             done += 1
