@@ -7,15 +7,20 @@ import random
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from _families import family
 
 from medvae_lite import checkpoints, runs
 from medvae_lite.train import FitConfig, fit
-from tests.benchmarks import killed
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))
+
+import killed  # noqa: E402
 
 CONFIG = FitConfig(steps=30, batch_size=16, speed="exact")
 
@@ -125,7 +130,7 @@ def sentence(folder):
 def said(call):
     """What a call prints in a process of its own."""
     here = Path(__file__).parent
-    script = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]; import test_checkpoints as t; from pathlib import Path; {call}"
+    script = f"import sys; sys.path[:0] = [{str(here)!r}]; import test_checkpoints as t; from pathlib import Path; {call}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
@@ -152,7 +157,7 @@ def test_a_read_only_folder_ends_in_a_sentence_before_anything_is_trained(folder
 def hold(folder, ready):
     with checkpoints.held(folder):
         ready.set()
-        ready.wait(60) and __import__("time").sleep(60)
+        time.sleep(60)
 
 
 def test_two_processes_do_not_train_in_one_folder(folder):
@@ -180,7 +185,7 @@ def test_what_was_half_written_is_cleared_away(folder):
 @pytest.mark.parametrize("damage", ["flip", "cut", "other", "text"])
 def test_damaged_weights_are_refused_and_the_model_is_as_before(tmp_path, damage):
     model, *_ = family("attri_vae")
-    contents = {"config": {}, "manifest": {}, "epochs": __import__("pandas").DataFrame({"epoch": [1]}), "metrics": {}}
+    contents = {"config": {}, "manifest": {}, "epochs": pd.DataFrame({"epoch": [1]}), "metrics": {}}
     record = runs.write_record(tmp_path / "run", model=model, **contents)
     path = record.folder / runs.WEIGHTS
     whole = path.read_bytes()

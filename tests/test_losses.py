@@ -186,3 +186,28 @@ def test_means_are_of_every_term_and_detached():
 def test_noise_can_be_replayed():
     first, again, other = (Step(torch.Generator().manual_seed(s), torch.device("cpu")).noise(3, 2) for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_doubling_the_gradient_of_rows_is_the_gradient_of_pairs():
+    generator = torch.Generator().manual_seed(0)
+    z, a = torch.randn(2, 9, 2, generator=generator, dtype=torch.float64)
+    a = a.round()  # with ties
+    z.requires_grad_()
+    (expected,) = torch.autograd.grad(attribute_loss(z, a, delta=3.0).mean(), z)
+    parts = [attribute_loss(z[rows], a[rows], delta=3.0, among=(z.detach(), a)) for rows in (slice(0, 4), slice(4, 9))]
+    (found,) = torch.autograd.grad(torch.cat(parts).mean(), z)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)  # float64
+    torch.testing.assert_close(torch.cat(parts), attribute_loss(z, a, delta=3.0), rtol=0, atol=0)
+
+
+def test_every_row_of_noise_is_drawn_once():
+    def step(part, parts):
+        return Step(torch.Generator().manual_seed(1), torch.device("cpu"), part=part, parts=parts)
+
+    whole, columns = step(0, 1).noise(12, 3), step(0, 1).draw(torch.rand, 2, 12, rows=1)
+    for parts in (2, 3, 4):
+        for part in range(parts):
+            assert torch.equal(step(part, parts).noise(12 // parts, 3), whole[part::parts])
+            assert torch.equal(step(part, parts).draw(torch.rand, 2, 12 // parts, rows=1), columns[:, part::parts])
+    alike = step(1, 2).undivided()
+    assert torch.equal(alike.noise(12, 3), whole) and torch.equal(alike.whole(whole), whole)

@@ -35,6 +35,11 @@ MUTATIONS = {
     "a kept layer does not follow": ("edits", 'latent.z if mode == "absolute" else', "latent.z if mode else", "two_ways_of_keeping"),
     "another network is the same file": ("export", "digest.update(key.encode() + weight.detach().cpu().contiguous().numpy().tobytes())", "digest.update(key.encode())", "another_is_not"),
     "company goes the other way": ("widgets/hearts", "np.array(wanted) - z[asked]", "z[asked] - np.array(wanted)", "conditional_mean"),
+    "the other half of a pair has no gradient": ("losses", "2 * z - z.detach()", "z", "doubling_the_gradient"),
+    "every process draws the first rows of noise": ("losses", ".select(rows + 1, self.part)", ".select(rows + 1, 0)", "every_row_of_noise"),
+    "every part draws its own noise": ("shares", "generator.set_state(start)  # every share", "pass  # every share", "gradients_of_the_whole"),
+    "parts are added and not averaged": ("shares", "loss / len(shares) if len(shares) > 1 else loss", "loss", "gradients_of_the_whole"),
+    "a damaged checkpoint is read": ("checkpoints", "if first != _first_line(rest):", "if False:", "any_changed_bit"),
     "a continued run forgets its optimiser": ("train", "optimiser.load_state_dict(state)", "pass", "killed_run_is_continued"),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from medvae_lite import shares as module
 from medvae_lite.datasets import Batch
-from medvae_lite.losses import Step, Update, attribute_loss
+from medvae_lite.losses import Step, Update
 from medvae_lite.shares import Share, gradients, halved, out_of_memory
 from medvae_lite.sivae import ARSIVAE
 from medvae_lite.train import FitConfig, fit
@@ -81,31 +81,6 @@ def test_pairs_within_parts_alone_would_be_another_loss():
         step.generator.set_state(before)
         total += float(update.loss(share.batch, share.step).attribute.detach().mean()) / 4
     assert abs(total - float(whole[0][1]["attribute"])) > 0.01
-
-
-def test_doubling_the_gradient_of_rows_is_the_gradient_of_pairs():
-    generator = torch.Generator().manual_seed(0)
-    z, a = torch.randn(2, 9, 2, generator=generator, dtype=torch.float64)
-    a = a.round()  # with ties
-    z.requires_grad_()
-    (expected,) = torch.autograd.grad(attribute_loss(z, a, delta=3.0).mean(), z)
-    parts = [attribute_loss(z[rows], a[rows], delta=3.0, among=(z.detach(), a)) for rows in (slice(0, 4), slice(4, 9))]
-    (found,) = torch.autograd.grad(torch.cat(parts).mean(), z)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)  # float64
-    torch.testing.assert_close(torch.cat(parts), attribute_loss(z, a, delta=3.0), rtol=0, atol=0)
-
-
-def test_every_row_of_noise_is_drawn_once():
-    def step(part, parts):
-        return Step(torch.Generator().manual_seed(1), torch.device("cpu"), part=part, parts=parts)
-
-    whole, columns = step(0, 1).noise(12, 3), step(0, 1).draw(torch.rand, 2, 12, rows=1)
-    for parts in (2, 3, 4):
-        for part in range(parts):
-            assert torch.equal(step(part, parts).noise(12 // parts, 3), whole[part::parts])
-            assert torch.equal(step(part, parts).draw(torch.rand, 2, 12 // parts, rows=1), columns[:, part::parts])
-    alike = step(1, 2).undivided()
-    assert torch.equal(alike.noise(12, 3), whole) and torch.equal(alike.whole(whole), whole)
 
 
 def test_halves_know_their_rows():

@@ -25,6 +25,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import killed  # noqa: E402
 import measure  # noqa: E402
+import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from _families import family  # noqa: E402
 from torch import nn  # noqa: E402
@@ -57,7 +58,7 @@ def damage(work: Path, quick: bool) -> list[dict]:
     """Flipped bits, files cut short, files of something else, in a checkpoint and in a record's weights."""
     model, *splits = family("attri_vae")
     fit(model, *splits, CONFIG, seed=1, folder=work / "run", identity="damage", progress=False)
-    contents = {"config": {}, "manifest": {}, "metrics": {}, "epochs": __import__("pandas").DataFrame({"epoch": [1]})}
+    contents = {"config": {}, "manifest": {}, "metrics": {}, "epochs": pd.DataFrame({"epoch": [1]})}
     record = runs.write_record(work / "record", model=model, **contents)
     wanted = [p.detach().half().float() for p in model.parameters()]
 

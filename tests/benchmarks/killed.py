@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
 def kill_often(name: str, work: Path, *, kills: int, steps: int, seed: int = 0) -> Outcome:
     """Kills training `kills` times, in as many runs as that takes."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "medvae_lite.train", "tests.benchmarks.killed", "killed"])
+    context.set_forkserver_preload(["torch", "medvae_lite.train", "killed"])
     chance = random.Random(f"{name} {seed}")
     whole = work / "whole"
     train(name, whole, steps)  # the first one warms up

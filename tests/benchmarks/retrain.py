@@ -56,8 +56,9 @@ def sample() -> dict[str, tuple[Path, Job]]:
         folder = job(PUBLISHED)
         record = runs.load_record(folder)
         model = record.config["model"]
-        several = "of several modalities" if len(model.get("sizes", ())) > 1 else ""
-        kind = " ".join(filter(None, (model["class"], model.get("prior"), several)))
+        several = len(model.get("sizes", ())) > 1
+        more = ["of several modalities"] * several + ["some hidden"] * (several and model["drop"] > 0)
+        kind = ", ".join([" ".join(filter(None, (model["class"], model.get("prior")))), *more])
         if record.has_weights and record.manifest["seconds"] < found.get(kind, (float("inf"),))[0]:
             found[kind] = record.manifest["seconds"], folder, job
     return {kind: (folder, job) for kind, (_, folder, job) in sorted(found.items())}
@@ -66,11 +67,16 @@ def sample() -> dict[str, tuple[Path, Job]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="say which, and train nothing")
+    parser.add_argument("--only", metavar="TEXT", default="", help="kinds that contain this; what the file has of the others stays, if the code is the same")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "retrained.json")
     args = parser.parse_args()
-    rows = []
+    code, rows = runs.code_hash(*TRAINING_CODE), []
+    if args.only and args.out.exists() and (before := json.loads(args.out.read_text()))["code"] == code:
+        rows = [row for row in before["runs"] if args.only not in row["model"]]
     with tempfile.TemporaryDirectory() as work:
         for kind, (published, job) in sample().items():
+            if args.only not in kind:
+                continue
             if args.list:
                 print(kind, published.name, runs.load_record(published).manifest["seconds"])
                 continue
@@ -85,7 +91,7 @@ def main() -> None:
             rows.append({**row, "seconds": record.manifest["seconds"], "equal": equal, "largest": max((d.size for d in differences), default=0.0)})
             print(kind, published.name, "equal" if all(equal.values()) else equal, flush=True)
     if not args.list:
-        result = {"machine": measure.machine("cpu"), "code": runs.code_hash(*TRAINING_CODE), "runs": rows}
+        result = {"machine": measure.machine("cpu"), "code": code, "runs": sorted(rows, key=lambda row: row["model"])}
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
