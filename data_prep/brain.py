@@ -29,6 +29,7 @@ from data_prep.brain_layouts import GAP_MM, Cohort, Options, Person
 from data_prep.brain_nifti import Slices, brain_of, cut, read, read_mask
 from data_prep.brain_phantom import SIZES
 from data_prep.brain_prepared import LEAST_PEOPLE, BrainWriter, split_by_subject
+from data_prep.cardiac_quality import Unusable
 from data_prep.cardiac_run import check_out
 from data_prep.large import in_order, let_go, processes
 from data_prep.prepared import SPLITS, already_prepared, identity, sha256_file
@@ -152,6 +153,8 @@ def read_person(person: Person, options: Options) -> Slices:
     """
     scan = read(person.image)
     brain = brain_of(scan, person.image) if person.brain is None else read_mask(person.brain, scan, person.image)
+    if brain.all():
+        raise Unusable("the brain mask covers the whole image: every voxel is brain; make the mask again")
     lesion = None if person.mask is None else read_mask(person.mask, scan, person.image)
     return cut(scan, brain, lesion, options)
 

@@ -193,9 +193,8 @@ def cut(scan: Scan, brain: NDArray[np.bool_], lesion: NDArray[np.bool_] | None, 
     Raises:
         Unusable: there is no brain, not on every slice, or too large a one for the picture; or the lesions lie outside it.
     """
-    if not brain.any() or brain.all():
-        wrong = "covers the whole image: every" if brain.any() else "is empty: no"
-        raise Unusable(f"the brain mask {wrong} voxel is brain; make the mask again")
+    if not brain.any():
+        raise Unusable("the brain mask is empty: no voxel is brain; make the mask again")
     levels, z_mm = _levels(scan, brain, options)
     brain = brain[..., levels]
     lesion = np.zeros_like(brain) if lesion is None else lesion[..., levels]
