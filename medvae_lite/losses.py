@@ -38,7 +38,7 @@ class Step:
     """One training step as a model sees it, or a part's share in it.
 
     A batch is divided among processes, or where it does not fit into memory: part p of P holds its rows p, p + P, p + 2P and
-    so on. Noise is drawn for the whole batch, whereof each part takes its rows; with `whole`, for the terms that compare
+    so on. Noise is drawn for the whole batch, and each part takes its rows of it; with `whole`, for the terms that compare
     rows, all parts together compute what one process would.
 
     Arguments:

@@ -20,5 +20,6 @@ def test_the_quick_benchmark_measures_images_and_tables(tmp_path):
     for kind in ("images", "tables"):
         (row,) = figures[kind]
         assert row["people"] == 200 and row["steps"] >= 1 and row["trained per CPU s"] > 0 and row["read per s, memory"] > 0
-        assert 50 < row["prepare, peak MiB"] < 2000 and 50 < row["peak MiB"] <= row["highest MiB since the start"] < 2000
+        # The kernel keeps both figures by thread, and lags behind by some pages of each.
+        assert 50 < row["prepare, peak MiB"] < 2000 and 50 < row["peak MiB"] <= row["highest MiB since the start"] + 8 < 2000
     assert {path.name for path in (tmp_path / "cohorts").glob("*.json")} == {"cardiac-200.json", "regions-200.json"}

@@ -535,7 +535,9 @@ def main() -> None:
     # What was found before the readers were mended stays in the file; it cannot be measured again.
     told |= {"before": old.get("before", counts(rows))}
     args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(told, indent=1) + "\n")
+    rows = {key: ",\n ".join(map(json.dumps, told[key])) for key in ("readers", "before") if key in told}  # a line each
+    head = json.dumps({key: value for key, value in told.items() if key not in rows}, indent=1).rstrip("\n}")
+    args.out.write_text(head + "".join(f',\n "{key}": [\n {lines}\n ]' for key, lines in rows.items()) + "\n}\n")
 
 
 if __name__ == "__main__":
