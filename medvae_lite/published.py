@@ -61,7 +61,7 @@ def train_or_load(
 ) -> tuple[nn.Module | None, runs.RunRecord]:
     """The published run where configuration and data match, a new one otherwise.
 
-    Under `torchrun` all processes train it together; the first looks it up, measures it and writes it.
+    Under `torchrun` all processes train it together; the first looks it up and writes it.
 
     Arguments:
         label: First part of the run's folder name.
@@ -107,10 +107,9 @@ def train_or_load(
                 )  # fmt: skip
                 # Records hold float16 weights: what is measured must be what is kept.
                 model.half().float()
-                if team.first:
-                    contents = {"config": wanted, "manifest": manifest, "epochs": epochs, "metrics": evaluate(model)}
-                    record = _publish(Path(runs_root) / name, work, model=model, **contents)
-                record = team.tell(record)
+                # By every process, although one would do: what it is measured with may have to be trained, by all of them.
+                contents = {"config": wanted, "manifest": manifest, "epochs": epochs, "metrics": evaluate(model)}
+                record = team.tell(_publish(Path(runs_root) / name, work, model=model, **contents) if team.first else None)
     if team.first:
         _enter(record)
     return None if light else record.weights_into(model).to(device), record

@@ -101,8 +101,10 @@ def test_one_process_reads_and_writes_for_all(two, alone):
     rows, _, weights = alone("attri_vae")
     same(found["continued"], (rows, None, weights), "attri_vae")
     same(found["record"], (rows, None, [w.half().float() for w in weights]), "attri_vae")
-    (folder,) = (out / "runs").iterdir()
-    assert runs.load_record(folder).manifest["processes"] == 2
+    folders = sorted((out / "runs").iterdir())
+    assert [folder.name.partition("-")[0] for folder in folders] == ["measure", "together"]
+    record = runs.load_record(folders[1])
+    assert record.manifest["processes"] == 2 and record.metrics == {"steps": 30}
 
 
 def test_batches_that_cannot_be_divided_are_refused(two):

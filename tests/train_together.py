@@ -84,13 +84,17 @@ def continued(team: Team, out: Path):
 
 
 def recorded(out: Path):
-    """A published run: trained by all, written by one, opened by all."""
+    """A published run: trained by all, measured with another one that is trained meanwhile, written by one, opened by all."""
     _, train_split, val_split = family("attri_vae")
-    model, record = train_or_load(
-        "together", lambda: family("attri_vae")[0], Whole(train=train_split, val=val_split), CONFIG, seed=1, device="cpu",
-        runs_root=out / "runs", progress=False,
-    )  # fmt: skip
-    return record.epochs, record.manifest, [p.detach().clone() for p in model.parameters()]
+
+    def obtain(label, **more):
+        return train_or_load(
+            label, lambda: family("attri_vae")[0], Whole(train=train_split, val=val_split), CONFIG, seed=1, device="cpu",
+            runs_root=out / "runs", progress=False, **more,
+        )  # fmt: skip
+
+    model, record = obtain("together", evaluate=lambda model: {"steps": obtain("measure")[1].manifest["steps"]})
+    return record.epochs, record.manifest | record.metrics, [p.detach().clone() for p in model.parameters()]
 
 
 def stop_after(model: nn.Module, steps: int) -> None:
