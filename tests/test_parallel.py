@@ -65,9 +65,9 @@ def apart(weights, others, name):
 
 
 def same(found, alone, name):
-    """Rounding, which Adam makes larger where a gradient is near zero, is all that may be left: a hundredth is far above it."""
+    """Rounding is all that may be left, at most a few hundred-thousandths of the way, unless Adam turns a gradient near zero round."""
     rows, _, weights = alone
-    assert apart(weights, found["weights"], name) < 0.01
+    assert apart(weights, found["weights"], name) < 2e-3
     other = pd.DataFrame(found["rows"])
     assert list(other) == list(rows) and len(rows) == 2
     for column in rows:
