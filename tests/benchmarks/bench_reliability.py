@@ -28,6 +28,7 @@ import measure  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from _families import family  # noqa: E402
+from safetensors.torch import load  # noqa: E402
 from torch import nn  # noqa: E402
 
 from medvae_lite import checkpoints, runs  # noqa: E402
@@ -88,6 +89,28 @@ def damage(work: Path, quick: bool) -> list[dict]:
                 outcomes[_outcome(reads, path)] += 1
             rows.append({"file": what, "damage": kind, "tried": sum(outcomes.values()), **_counts(outcomes)})
         path.write_bytes(whole)
+    return rows + _unchecked(work, files["checkpoint"][0], files["weights of a record"][0], 5 if quick else 500)
+
+
+def _unchecked(work: Path, checkpoint: Path, weights: Path, count: int) -> list[dict]:
+    """What the libraries alone make of a flipped bit: `torch.load` of a checkpoint without its first line, `safetensors` of weights."""
+    plain = work / "plain"
+    plain.write_bytes(checkpoint.read_bytes().partition(b"\n")[2])
+    readers = {
+        "a checkpoint, by torch.load alone": (plain, lambda: torch.load(plain, weights_only=True)),
+        "weights, by safetensors alone": (weights, lambda: load(weights.read_bytes())),
+    }
+    rows, chance = [], random.Random(1)
+    for what, (path, read) in readers.items():
+        whole, wanted, outcomes = path.read_bytes(), read(), Counter()
+        for _ in range(count):
+            path.write_bytes(_flip(whole, chance))
+            try:
+                outcomes["same" if killed.equal(read(), wanted) else "wrong"] += 1
+            except Exception:
+                outcomes["traceback"] += 1
+        path.write_bytes(whole)
+        rows.append({"file": what, "damage": "one bit flipped", "tried": count, **_counts(outcomes)})
     return rows
 
 

@@ -118,14 +118,15 @@ def _same(one: Path, other: Path) -> bool:
         content["state"].pop("seconds")
     tables = [(folder / "epochs.csv").read_bytes() for folder in (one, other)]
     weights = [torch.load(folder / "weights.pt", weights_only=True) for folder in (one, other)]
-    return tables[0] == tables[1] and _equal(first, second) and _equal(weights[0], weights[1])
+    return tables[0] == tables[1] and equal(first, second) and equal(weights[0], weights[1])
 
 
-def _equal(a: object, b: object) -> bool:
+def equal(a: object, b: object) -> bool:
+    """Whether two nested collections of tensors and other values are the same, bit by bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and torch.equal(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
-        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(_equal, a, b))
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(equal, a, b))
     return a == b
