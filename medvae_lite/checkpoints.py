@@ -58,7 +58,7 @@ def read(folder: Path, identity: str) -> dict | None:
     first, _, rest = data.partition(b"\n")
     if first != _first_line(rest):
         # The first version's checkpoints were bare zip files.
-        if data.startswith(b"PK") or (first.startswith(_START) and first.split()[2] != b"%d" % FORMAT):
+        if data.startswith(b"PK") or (first.startswith(_START) and first.split()[2:3] not in ([], [b"%d" % FORMAT])):
             raise ValueError(f"{path} was written by another version of medvae_lite: finish the run with that one, {_ANEW}")
         raise ValueError(f"{path} is damaged, its check sum is another than when it was written: put back a copy, {_ANEW}")
     try:

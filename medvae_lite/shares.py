@@ -19,7 +19,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Share:
-    """Some rows of a batch, and the step as they see it."""
+    """Some rows of a batch, and the step as they see it.
+
+    Arguments:
+        batch: The rows, with shapes as in `Batch`.
+        step: Its `part` and `parts` say which rows they are.
+    """
 
     batch: Batch
     step: Step
@@ -31,9 +36,11 @@ def gradients(
     """Gradients of the mean loss over all shares, on the update's parameters; as long as memory runs out, shares are halved.
 
     Where there are several, a first pass without gradients collects what the rows of one share are compared with in others
-    (`Step.whole`), if the loss compares rows at all.
+    (`Step.whole`), if the loss compares rows at all; Gao et al. 2021 divide contrastive losses in such two passes.
 
     Arguments:
+        update: Whose loss, and on which parameters.
+        shares: Equally many rows each, of one batch.
         divisible: Whether shares may be halved.
 
     Returns:

@@ -70,7 +70,7 @@ def test_any_changed_bit_is_noticed(folder):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="is damaged|was written by another version"):
             checkpoints.read(folder, "")
-    for length in (0, 1, 50, 100, len(whole) // 2, len(whole) - 1):
+    for length in (0, 1, 22, 23, 24, 50, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         refused(folder, "checkpoint.pt is damaged, its check sum is another than when it was written: put back a copy, or remove it")
 
@@ -146,6 +146,8 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(folder):
     assert text.endswith("checkpoint.pt cannot be written (File too large): free some space or choose another folder; nothing was changed")
     assert (folder / checkpoints.FILE).read_bytes() == before
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.pt", "epochs.csv"]
+    train(folder)  # there is space again
+    assert checkpoints.read(folder, "")["state"]["step"] == CONFIG.steps
 
 
 def test_a_read_only_folder_ends_in_a_sentence_before_anything_is_trained(folder):
